@@ -1,0 +1,224 @@
+"""Checkpoints of a training: atomic, compact, checked, and read without unpickling.
+
+A folder of checkpoints holds one folder a checkpoint, named by its agent steps, and the frames beside them:
+
+    checkpoints/
+      00010000/state.json           the plain values of the state, and where each tensor belongs
+      00010000/state.safetensors    its tensors
+      00010000/manifest.json        SHA-256 of every file this checkpoint needs, frames included
+      frames/0000000000-0000010001.zst   frames of replay, each written once, shared by later checkpoints
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+import zstandard
+from torch import Tensor
+
+from tensorrl.learning.replay import Replay
+from tensorrl.training import Training
+
+_LEVEL = 3
+
+
+class DamagedCheckpoint(Exception):
+    """A checkpoint that is incomplete or whose bytes are not those that were written."""
+
+
+def pack(tree: Any, tensors: dict[str, Tensor], path: str = "state") -> Any:
+    """Splits a nested state into plain JSON values (returned) and tensors (collected by their path)."""
+    if isinstance(tree, np.ndarray):
+        tree = torch.from_numpy(tree)
+    if isinstance(tree, Tensor):
+        tensors[path] = tree.detach().cpu().contiguous()
+        return {"$tensor": path}
+    if isinstance(tree, dict):
+        if all(isinstance(key, str) for key in tree):
+            return {key: pack(value, tensors, f"{path}.{key}") for key, value in tree.items()}
+        return {"$items": [[key, pack(value, tensors, f"{path}.{key}")] for key, value in tree.items()]}
+    if isinstance(tree, list | tuple):
+        items = [pack(value, tensors, f"{path}.{index}") for index, value in enumerate(tree)]
+        return {"$tuple": items} if isinstance(tree, tuple) else items
+    if tree is None or isinstance(tree, bool | int | float | str):
+        return tree
+    raise TypeError(f"a checkpoint cannot hold {type(tree).__name__} at {path}")
+
+
+def unpack(plain: Any, tensors: dict[str, Tensor]) -> Any:
+    """Puts together what `pack` took apart."""
+    if isinstance(plain, list):
+        return [unpack(value, tensors) for value in plain]
+    if not isinstance(plain, dict):
+        return plain
+    if "$tensor" in plain:
+        return tensors[plain["$tensor"]]
+    if "$tuple" in plain:
+        return tuple(unpack(value, tensors) for value in plain["$tuple"])
+    if "$items" in plain:
+        return {key: unpack(value, tensors) for key, value in plain["$items"]}
+    return {key: unpack(value, tensors) for key, value in plain.items()}
+
+
+def save(training: Training, folder: Path, extra: dict[str, Any] | None = None, *, keep: int | None = 2) -> Path:
+    """Writes a checkpoint of `training` into a folder of checkpoints.
+
+    Only frames that no earlier checkpoint in the folder holds are written. The checkpoint appears under its name once
+    it is complete.
+
+    Args:
+        training: between agent steps.
+        folder: of the trial's checkpoints.
+        extra: plain values to keep beside the state.
+        keep: how many of the newest checkpoints stay, or None for all.
+
+    Returns:
+        The checkpoint's own folder.
+    """
+    frames = folder / "frames"
+    frames.mkdir(parents=True, exist_ok=True)
+    segments = _save_frames(training.replay, frames)
+    name = f"{training.steps:08d}"
+    draft = folder / f".{name}.draft"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    tensors: dict[str, Tensor] = {}
+    plain = pack({"training": training.get_state(), "extra": extra or {}}, tensors)
+    safetensors.torch.save_file(tensors, draft / "state.safetensors")
+    (draft / "state.json").write_text(json.dumps(plain))
+    needed = {"state.json": draft / "state.json", "state.safetensors": draft / "state.safetensors"}
+    needed |= {f"../frames/{path.name}": path for path in segments}
+    manifest = {relative: _sha256(path) for relative, path in needed.items()}
+    (draft / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    for path in draft.iterdir():
+        _sync(path)
+    final = folder / name
+    shutil.rmtree(final, ignore_errors=True)
+    draft.rename(final)
+    _sync(folder)
+    if keep is not None:
+        _prune(folder, keep)
+    return final
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.name.isdigit() and path.is_dir())
+
+
+def read(checkpoint: Path) -> dict[str, Any]:
+    """Reads a checkpoint's state, after checking every byte it needs.
+
+    Returns:
+        "training", as `Training.set_state` takes it, and "extra".
+
+    Raises:
+        DamagedCheckpoint: a file is missing or differs from what was written.
+    """
+    try:
+        manifest = json.loads((checkpoint / "manifest.json").read_text())
+        if not {"state.json", "state.safetensors"} <= manifest.keys():
+            raise DamagedCheckpoint(f"{checkpoint}: manifest.json names no state")
+        for relative, expected in manifest.items():
+            if _sha256(checkpoint / relative) != expected:
+                raise DamagedCheckpoint(f"{checkpoint / relative}: bytes differ from what was written")
+        plain = json.loads((checkpoint / "state.json").read_text())
+        tensors = safetensors.torch.load_file(checkpoint / "state.safetensors")
+    except (OSError, ValueError, AttributeError, safetensors.SafetensorError) as error:
+        raise DamagedCheckpoint(f"{checkpoint}: {error}") from None
+    state: dict[str, Any] = unpack(plain, tensors)
+    return state
+
+
+def restore(training: Training, checkpoint: Path) -> dict[str, Any]:
+    """Puts `training` where the checkpoint was written, and returns its "extra".
+
+    Raises:
+        DamagedCheckpoint: see `read`; `training` is untouched then.
+    """
+    state = read(checkpoint)
+    training.set_state(state["training"])
+    _load_frames(training.replay, checkpoint.parent / "frames")
+    extra: dict[str, Any] = state["extra"]
+    return extra
+
+
+def _segments(frames: Path) -> list[tuple[int, int, Path]]:
+    found = []
+    for path in frames.glob("*-*.zst"):
+        first, last = path.stem.split("-")
+        found.append((int(first), int(last), path))
+    return sorted(found)
+
+
+def _save_frames(replay: Replay, folder: Path) -> list[Path]:
+    """Writes the frames no segment holds yet; returns the segments that hold what replay holds now."""
+    oldest, end = max(0, replay.writes - replay.capacity), replay.writes
+    covered, needed = oldest, []
+    for first, last, path in _segments(folder):
+        # A run continued from an older checkpoint leaves segments that reach past the present.
+        if first <= covered < last <= end:
+            needed.append(path)
+            covered = last
+    if covered < end:
+        slots = torch.arange(covered, end, device=replay.device) % replay.capacity
+        data = replay.frames.index_select(0, slots).cpu().contiguous().view(torch.uint8).numpy()
+        path = folder / f"{covered:010d}-{end:010d}.zst"
+        draft = path.with_suffix(".draft")
+        draft.write_bytes(zstandard.ZstdCompressor(level=_LEVEL).compress(data.tobytes()))
+        _sync(draft)
+        draft.rename(path)
+        needed.append(path)
+    return needed
+
+
+def _load_frames(replay: Replay, folder: Path) -> None:
+    oldest, end = max(0, replay.writes - replay.capacity), replay.writes
+    covered = oldest
+    for first, last, path in _segments(folder):
+        if not first <= covered < last <= end:
+            continue
+        data = bytearray(zstandard.ZstdDecompressor().decompress(path.read_bytes()))
+        frames = torch.frombuffer(data, dtype=replay.frames.dtype).view(-1, *replay.frame_shape)
+        kept = torch.arange(covered, last)
+        replay.frames[(kept % replay.capacity).to(replay.device)] = frames[covered - first :].to(replay.device)
+        covered = last
+
+
+def _prune(folder: Path, keep: int) -> None:
+    kept = checkpoints(folder)
+    for old in kept[:-keep]:
+        shutil.rmtree(old)
+    named = set()
+    for checkpoint in kept[-keep:]:
+        try:
+            named |= {Path(name).name for name in json.loads((checkpoint / "manifest.json").read_text())}
+        except (OSError, ValueError):
+            return  # which frames a damaged checkpoint needs is unknown, so all stay
+    for _, _, path in _segments(folder / "frames"):
+        if path.name not in named:
+            path.unlink()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

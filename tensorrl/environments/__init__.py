@@ -1,0 +1,1 @@
+"""Real Atari: ALE's vector environment, one game in training and many in evaluation."""

@@ -1,0 +1,1 @@
+"""How it is learned: targets, replay, exploration and the update. Torch only."""

@@ -1,0 +1,158 @@
+"""The agent: acts on the newest stack, and turns one sampled batch into one update."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tensorrl.learning.replay import Batch
+from tensorrl.learning.targets import categorical_losses, categorical_projection, huber_losses
+from tensorrl.networks.qnetwork import QNetwork
+
+OptimizerFactory = Callable[[QNetwork], torch.optim.Optimizer]
+
+
+def make_target(network: QNetwork) -> QNetwork:
+    """A copy of a network that learns nothing itself."""
+    target = copy.deepcopy(network)
+    for parameter in target.parameters():
+        parameter.requires_grad_(False)
+    return target
+
+
+class Agent:
+    """A Q-network, its target and its optimizer, with the exploration that goes with them.
+
+    Args:
+        network: learns, and acts.
+        target: bootstraps; a copy of `network`.
+        optimizer: over the network's parameters.
+        target_interval: updates between copies of the network to the target.
+        gradient_norm: largest global L2 norm of a gradient.
+        seed: source of all randomness of acting and learning.
+    """
+
+    def __init__(
+        self,
+        network: QNetwork,
+        target: QNetwork,
+        optimizer: torch.optim.Optimizer,
+        *,
+        target_interval: int = 2_000,
+        gradient_norm: float = 10.0,
+        seed: int = 0,
+    ) -> None:
+        self.network, self.target, self.optimizer = network, target, optimizer
+        self.target_interval, self.gradient_norm = target_interval, gradient_norm
+        device = network.support.device
+        self.device = device
+        self.updates = 0
+        self.loss_sum = torch.zeros((), device=device)
+        self.loss_count = 0
+        self.explorer = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, 1])))
+        self.generator = torch.Generator(device).manual_seed(seed)
+        self._parameters = [p for p in network.parameters() if p.requires_grad]
+        self._target_pairs = (
+            [p.detach() for p in network.parameters()],
+            [p.detach() for p in target.parameters()],
+        )
+
+    def begin_step(self) -> None:
+        """Draws the noise that acting and learning share for one agent step (NoisyNet only)."""
+        if self.network.is_noisy:
+            self.network.draw_noise(self.generator)
+
+    @torch.no_grad()
+    def act(self, stack: Tensor, epsilon: float) -> int:
+        """Chooses an action for one stack (1, stack, *stored frame), ε-greedily."""
+        if epsilon > 0 and self.explorer.random() < epsilon:
+            return int(self.explorer.integers(self.network.spec.actions))
+        network = self.network
+        return int(network.q_values(network(stack)).argmax())
+
+    def update(self, batch: Batch) -> Tensor:
+        """Makes one update and returns the unweighted losses (batch,) that become priorities."""
+        network, optimizer = self.network, self.optimizer
+        targets = self.targets(batch)
+        predictions = network(batch.stacks)[self._rows(batch), batch.actions]
+        losses = categorical_losses(predictions, targets) if network.spec.atoms > 1 else huber_losses(predictions, targets)
+        loss = (batch.weights * losses).mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self._parameters, self.gradient_norm, foreach=True)
+        optimizer.step()
+        self.updates += 1
+        if self.updates % self.target_interval == 0:
+            self.copy_to_target()
+        self.loss_sum += loss.detach()
+        self.loss_count += 1
+        if network.spec.atoms > 1:
+            return losses.detach()
+        return (predictions - targets).detach().abs()
+
+    @torch.no_grad()
+    def targets(self, batch: Batch) -> Tensor:
+        """Double Q-learning targets (van Hasselt et al. 2016): distributions (batch, atoms), or values (batch,).
+
+        The network chooses the action, the target network says what it is worth.
+        """
+        network, target, rows = self.network, self.target, self._rows(batch)
+        choices = network.q_values(network(batch.next_stacks)).argmax(1)
+        if target.is_noisy:
+            target.draw_noise(self.generator)
+        bootstraps = target(batch.next_stacks)[rows, choices]
+        if network.spec.atoms > 1:
+            return categorical_projection(bootstraps.softmax(1), batch.returns, batch.discounts, target.support)
+        return batch.returns + batch.discounts * bootstraps
+
+    def _rows(self, batch: Batch) -> Tensor:
+        return torch.arange(len(batch.actions), device=self.device)
+
+    @torch.no_grad()
+    def copy_to_target(self) -> None:
+        """Copies the network's parameters to the target."""
+        torch._foreach_copy_(self._target_pairs[1], self._target_pairs[0])
+
+    def take_mean_loss(self) -> float | None:
+        """Mean loss since the last call, or None where no update was made."""
+        if self.loss_count == 0:
+            return None
+        mean = float(self.loss_sum) / self.loss_count
+        self.loss_sum.zero_()
+        self.loss_count = 0
+        return mean
+
+    def get_state(self) -> dict[str, Any]:
+        """Weights, target, optimizer, counters and generators, as nested dicts of tensors and plain values."""
+        return {
+            "network": self.network.state_dict(),
+            "target": self.target.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "updates": self.updates,
+            "loss_sum": self.loss_sum,
+            "loss_count": self.loss_count,
+            "generator": self.generator.get_state(),
+            "explorer": self.explorer.bit_generator.state,
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Takes what `get_state` gave.
+
+        Raises:
+            RuntimeError: the state is that of another network.
+        """
+        self.network.load_state_dict(state["network"])
+        self.target.load_state_dict(state["target"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.network.forget_noise()
+        self.target.forget_noise()
+        self.updates = state["updates"]
+        self.loss_sum = state["loss_sum"].to(self.device).clone()
+        self.loss_count = state["loss_count"]
+        self.generator.set_state(state["generator"].cpu())
+        self.explorer.bit_generator.state = state["explorer"]

@@ -1,0 +1,266 @@
+"""Prioritized replay of single frames with n-step returns, on any device, without Python loops.
+
+What is sampled (`SumBlocks`, a distribution over slots) is kept apart from what is stored (`Replay`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+BLOCK = 256
+_SMALLEST = 1e-8
+
+
+class Batch(NamedTuple):
+    """Transitions for one update; s_tm1, a_tm1, the n-step return, its discount and s_t."""
+
+    slots: Tensor
+    """(batch,) int64, where each transition lies in replay."""
+    stacks: Tensor
+    """(batch, stack, *stored frame)."""
+    actions: Tensor
+    """(batch,) int64."""
+    returns: Tensor
+    """(batch,) float32, discounted sum of clipped rewards over m ≤ n steps."""
+    discounts: Tensor
+    """(batch,) float32, γ^m, or 0 where the episode ended on the way."""
+    next_stacks: Tensor
+    """(batch, stack, *stored frame), m steps later."""
+    weights: Tensor
+    """(batch,) float32, importance weights divided by the largest of the batch."""
+
+
+class SumBlocks:
+    """Draws slots in proportion to their priorities, from sums over blocks of slots.
+
+    Two levels of cumulative sums replace a tree: one over the blocks, one inside each drawn block. A block's sum is
+    always recomputed from its priorities, so no rounding error grows and the state is the priorities alone.
+    """
+
+    def __init__(self, capacity: int, device: torch.device | str = "cpu") -> None:
+        blocks = -(-capacity // BLOCK)
+        self.priorities = torch.zeros(blocks, BLOCK, dtype=torch.float64, device=device)
+        self.sums = torch.zeros(blocks, dtype=torch.float64, device=device)
+        self._flat = self.priorities.view(-1)
+
+    def set(self, slots: Tensor, priorities: Tensor | float) -> None:
+        """Sets the priorities (batch,) of slots (batch,) int64; 0 means never drawn."""
+        self._flat[slots] = priorities
+        blocks = slots.div(BLOCK, rounding_mode="floor")
+        self.sums[blocks] = self.priorities[blocks].sum(1)
+
+    def sample(self, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+        """Draws one slot from each of `batch` equal strata of the total mass (Schaul et al. 2016, appendix B.2.1).
+
+        Args:
+            uniforms: (batch,) float64 in [0, 1).
+
+        Returns:
+            Slots (batch,) int64 and their probabilities (batch,) float64 under the whole distribution.
+        """
+        batch = len(uniforms)
+        cumulative = self.sums.cumsum(0)
+        total = cumulative[-1]
+        strata = torch.arange(batch, dtype=torch.float64, device=uniforms.device)
+        # Rounding must not push a draw past the last slot that has mass, here or inside the block.
+        targets = torch.minimum((strata + uniforms) * (total / batch), total * (1 - 1e-15))
+        blocks = torch.searchsorted(cumulative, targets, right=True)
+        rest = targets - (cumulative[blocks] - self.sums[blocks])
+        inside = self.priorities[blocks].cumsum(1)
+        rest = torch.minimum(rest, inside[:, -1] * (1 - 1e-15)).clamp_(min=0)
+        offsets = (inside <= rest[:, None]).sum(1)
+        slots = blocks * BLOCK + offsets
+        return slots, self._flat[slots] / total
+
+
+class Replay:
+    """The last `capacity` transitions, one frame each; a stack is gathered when it is sampled.
+
+    A transition can be sampled as soon as its n-step return is known: after n further steps, or at the end of its
+    episode, where the return is truncated rather than the state skipped. A lost life ends an episode for learning
+    (`terminal`) while the game, and with it the stack of frames, goes on. A game cut off by its frame limit is no
+    terminal: its last states bootstrap from the frame on which it was cut.
+
+    Args:
+        capacity: slots; one for each agent step, and one more for each game cut off.
+        frame_shape: shape of a stored frame.
+        frame_dtype: its dtype.
+        stack: frames in an observation; those before a game's start are zero.
+        n_step: n.
+        discount: γ.
+        exponent: ω; priorities are loss^ω.
+        device: where everything lies.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        frame_shape: tuple[int, ...],
+        frame_dtype: torch.dtype = torch.uint8,
+        *,
+        stack: int = 4,
+        n_step: int = 20,
+        discount: float = 0.99,
+        exponent: float = 0.5,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if capacity < n_step + stack + 2:
+            raise ValueError(f"replay capacity {capacity} is too small for n_step {n_step} and stack {stack}")
+        self.capacity, self.stack, self.n_step, self.discount = capacity, stack, n_step, discount
+        self.exponent, self.device = exponent, torch.device(device)
+        self.frame_shape = frame_shape
+        # One frame more than slots: the last stays zero and stands for what came before a game began.
+        self.frames = torch.zeros(capacity + 1, *frame_shape, dtype=frame_dtype, device=device)
+        self.ages = torch.zeros(capacity, dtype=torch.int64, device=device)
+        self.actions = torch.zeros(capacity, dtype=torch.int64, device=device)
+        self.returns = torch.zeros(capacity, dtype=torch.float32, device=device)
+        self.discounts = torch.zeros(capacity, dtype=torch.float32, device=device)
+        self.bootstraps = torch.zeros(capacity, dtype=torch.int64, device=device)
+        self.distribution = SumBlocks(capacity, device)
+        self.max_priority = torch.ones((), dtype=torch.float64, device=device)
+        self.writes = 0
+        self.count = 0
+        self._age = 0
+        self._pending: deque[tuple[int, float]] = deque()
+        self._powers = [discount**k for k in range(n_step + 1)]
+        self._offsets = torch.arange(stack - 1, -1, -1, device=device)
+
+    @property
+    def _slot(self) -> int:
+        return (self.writes - 1) % self.capacity
+
+    def begin_game(self, frame: Tensor) -> None:
+        """Starts a game with its first stored frame."""
+        self._write_frame(frame, age=0)
+
+    def add(self, action: int, reward: float, frame: Tensor, *, terminal: bool, over: bool) -> None:
+        """Adds the transition from the newest frame.
+
+        Args:
+            action: what was done.
+            reward: clipped reward.
+            frame: the frame that followed.
+            terminal: whether the episode ended for learning: a life or the game lost.
+            over: whether the game is over; with `terminal` false it was cut off. `begin_game` must follow.
+        """
+        slot = self._slot
+        self.actions[slot] = action
+        self._pending.append((slot, reward))
+        if not over or not terminal:
+            self._write_frame(frame, age=self._age + 1)
+        if terminal or over:
+            while self._pending:
+                self._finish_oldest(bootstrap=slot if terminal else self._slot, terminal=terminal)
+        elif len(self._pending) == self.n_step:
+            self._finish_oldest(bootstrap=self._slot, terminal=False)
+
+    def _write_frame(self, frame: Tensor, age: int) -> None:
+        slot = self.writes % self.capacity
+        if self.writes >= self.capacity:
+            # The stacks of the next `stack − 1` slots reach back to the frame that goes now.
+            stale = (slot + torch.arange(self.stack, device=self.device)) % self.capacity
+            self.count -= int((self.distribution.priorities.view(-1)[stale] > 0).sum())
+            self.distribution.set(stale, 0.0)
+        self.frames[slot] = frame
+        self.ages[slot] = min(age, self.stack - 1)
+        self._age = age
+        self.writes += 1
+
+    def _finish_oldest(self, *, bootstrap: int, terminal: bool) -> None:
+        """Makes the oldest pending transition sampleable, with the rewards that are pending as its return."""
+        value = sum(power * reward for power, (_, reward) in zip(self._powers, self._pending, strict=False))
+        length = len(self._pending)
+        slot, _ = self._pending.popleft()
+        self.returns[slot] = value
+        self.discounts[slot] = 0.0 if terminal else self._powers[length]
+        self.bootstraps[slot] = bootstrap
+        self.distribution.set(torch.tensor([slot], device=self.device), self.max_priority)
+        self.count += 1
+
+    def latest_stack(self) -> Tensor:
+        """The newest observation, (1, stack, *stored frame)."""
+        return self._gather(torch.tensor([self._slot], device=self.device))
+
+    def _gather(self, slots: Tensor) -> Tensor:
+        """Stacks (batch, stack, *stored frame) of slots (batch,)."""
+        rows = (slots[:, None] - self._offsets) % self.capacity
+        rows = torch.where(self._offsets > self.ages[slots][:, None], self.capacity, rows)
+        frames = self.frames.index_select(0, rows.view(-1))
+        return frames.view(len(slots), self.stack, *self.frame_shape)
+
+    def sample(self, batch: int, beta: float, generator: torch.Generator) -> Batch:
+        """Samples transitions in proportion to priority, with importance weights (N P)^−β / max.
+
+        Args:
+            batch: how many.
+            beta: strength of the correction, 0 to 1.
+            generator: source of the draw, on this replay's device.
+
+        Raises:
+            ValueError: no transition can be sampled yet.
+        """
+        if self.count == 0:
+            raise ValueError("replay holds no transition with a known n-step return yet")
+        uniforms = torch.rand(batch, dtype=torch.float64, generator=generator, device=self.device)
+        slots, probabilities = self.distribution.sample(uniforms)
+        # N cancels in the division by the largest weight, which belongs to the smallest probability.
+        weights = (probabilities.min() / probabilities).pow(beta).float()
+        stacks = self._gather(torch.cat((slots, self.bootstraps[slots])))
+        return Batch(
+            slots=slots,
+            stacks=stacks[:batch],
+            actions=self.actions[slots],
+            returns=self.returns[slots],
+            discounts=self.discounts[slots],
+            next_stacks=stacks[batch:],
+            weights=weights,
+        )
+
+    def update_priorities(self, slots: Tensor, losses: Tensor) -> None:
+        """Sets priorities to loss^ω for slots (batch,) and their unweighted losses (batch,)."""
+        priorities = losses.double().clamp_(min=_SMALLEST).pow_(self.exponent)
+        self.distribution.set(slots, priorities)
+        self.max_priority = torch.maximum(self.max_priority, priorities.max())
+
+    def get_state(self) -> dict[str, Any]:
+        """Everything but the frames, of the slots in use: tensors, and plain values under "plain"."""
+        used = min(self.writes, self.capacity)
+        return {
+            "ages": self.ages[:used].to(torch.uint8),
+            "actions": self.actions[:used].to(torch.uint8),
+            "returns": self.returns[:used],
+            "discounts": self.discounts[:used],
+            "bootstraps": self.bootstraps[:used].to(torch.int32),
+            "priorities": self.distribution.priorities.view(-1)[:used],
+            "max_priority": self.max_priority,
+            "plain": {
+                "writes": self.writes,
+                "count": self.count,
+                "age": self._age,
+                "pending": [list(item) for item in self._pending],
+                "capacity": self.capacity,
+            },
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Takes what `get_state` gave; the frames are loaded beside it, see `tensorrl.learning.frames`.
+
+        Raises:
+            ValueError: the state is that of a replay of another capacity.
+        """
+        plain = state["plain"]
+        if plain["capacity"] != self.capacity:
+            raise ValueError(f"state of a replay with capacity {plain['capacity']}, not {self.capacity}")
+        used = min(plain["writes"], self.capacity)
+        for name in ("ages", "actions", "returns", "discounts", "bootstraps"):
+            target = getattr(self, name)
+            target[:used] = state[name].to(target)
+        self.distribution.priorities.view(-1)[:used] = state["priorities"].to(self.device)
+        self.distribution.sums.copy_(self.distribution.priorities.sum(1))
+        self.max_priority = state["max_priority"].to(self.device).clone()
+        self.writes, self.count, self._age = plain["writes"], plain["count"], plain["age"]
+        self._pending = deque((int(slot), float(reward)) for slot, reward in plain["pending"])

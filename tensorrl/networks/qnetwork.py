@@ -1,0 +1,94 @@
+"""The Q-network: torso, two streams, dueling heads, built from one `NetworkSpec`."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tensorrl.networks.noisy import NoisyLinear, scaled_noise
+from tensorrl.networks.ranks import LayerShape
+from tensorrl.networks.regression import TensorRegression
+from tensorrl.networks.spec import NetworkSpec
+from tensorrl.networks.torsos import DataEfficientTorso, NatureTorso
+
+
+class QNetwork(nn.Module):
+    """Dueling Q-network over stacks of frames (Wang et al. 2016), categorical where `spec.atoms` > 1.
+
+    Attributes:
+        spec: what it was built from.
+        torso: stacks of stored frames → features; its `encode` lays frames out as replay stores them.
+        value_hidden: hidden layer of the value stream.
+        advantage_hidden: hidden layer of the advantage stream.
+        value_output: values of the atoms.
+        advantage_output: advantages of each action's atoms.
+    """
+
+    support: Tensor
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.torso = build_torso(spec)
+        self.value_hidden, self.advantage_hidden, self.value_output, self.advantage_output = (
+            build_dense(spec, layer) for layer in spec.dense_layers()
+        )
+        self.register_buffer("support", torch.linspace(spec.v_min, spec.v_max, spec.atoms), persistent=False)
+        self._noisy = [module for module in self.modules() if isinstance(module, NoisyLinear)]
+
+    def forward(self, stacks: Tensor) -> Tensor:
+        """Maps stacks (batch, stack, *stored frame) to logits (batch, actions, atoms), or Q-values (batch, actions).
+
+        logits(a) = V + A(a) − mean over actions of A: one value per atom, centred over actions.
+        """
+        spec = self.spec
+        features = self.torso(stacks)
+        if spec.factorization == "none":
+            features = features.flatten(1)
+        value = self.value_output(F.relu(self.value_hidden(features)))
+        advantage = self.advantage_output(F.relu(self.advantage_hidden(features)))
+        value = value.view(-1, 1, spec.atoms)
+        advantage = advantage.view(-1, spec.actions, spec.atoms)
+        logits: Tensor = value + advantage - advantage.mean(1, keepdim=True)
+        return logits if spec.atoms > 1 else logits.squeeze(2)
+
+    def q_values(self, logits: Tensor) -> Tensor:
+        """Expected returns (batch, actions) of what `forward` gave."""
+        return logits.softmax(2) @ self.support if self.spec.atoms > 1 else logits
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether exploration comes from NoisyNet."""
+        return bool(self._noisy)
+
+    def draw_noise(self, generator: torch.Generator) -> None:
+        """Draws new noise for every noisy layer at once, from `generator`; see `NoisyLinear.set_noise`."""
+        sizes = [layer.noise_size for layer in self._noisy]
+        noise = scaled_noise(sum(sizes), generator, self.support.device)
+        for layer, part in zip(self._noisy, noise.split(sizes), strict=True):
+            layer.set_noise(part)
+
+    def forget_noise(self) -> None:
+        """Drops weights formed by the last draw, as after loading a state."""
+        for layer in self._noisy:
+            layer.forget_draw()
+
+
+def build_torso(spec: NetworkSpec) -> DataEfficientTorso | NatureTorso:
+    """The torso that a spec names."""
+    if spec.torso == "nature":
+        return NatureTorso(spec.stack)
+    return DataEfficientTorso(spec.stack)
+
+
+def build_dense(spec: NetworkSpec, layer: LayerShape) -> nn.Module:
+    """One of the four dense layers: plain, noisy or factorised."""
+    if spec.factorization != "none":
+        return TensorRegression(
+            layer.in_shape, layer.out_shape, factorization=spec.factorization, rank=spec.ranks[layer.name]
+        )
+    sizes = math.prod(layer.in_shape), math.prod(layer.out_shape)
+    return NoisyLinear(*sizes, sigma=spec.noisy_sigma) if spec.noisy else nn.Linear(*sizes)

@@ -1,0 +1,102 @@
+"""Torsos: stacks of frames in, features out. Each says how a frame is laid out in replay, once, when it arrives."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+FRAME_SHAPE = (84, 84)
+
+
+class PatchConv(nn.Linear):
+    """A convolution without padding whose stride is its kernel, as one matrix product over patches.
+
+    Patches do not overlap, so there is nothing to slide: where `conv2d` would take (channels, height, width), this
+    takes the patches themselves and is several times faster in the backward pass.
+
+    Args:
+        channels: input channels.
+        out_channels: output channels.
+        kernel: height and width of a patch.
+        channels_last: whether a patch is laid out (row, column, channel) instead of (channel, row, column).
+    """
+
+    def __init__(self, channels: int, out_channels: int, kernel: int, *, channels_last: bool = False) -> None:
+        super().__init__(channels * kernel * kernel, out_channels)
+        self.channels, self.kernel_size, self.channels_last = channels, kernel, channels_last
+
+    @property
+    def kernel(self) -> Tensor:
+        """The weight as `conv2d` would take it, (out_channels, channels, kernel, kernel)."""
+        k, c = self.kernel_size, self.channels
+        if self.channels_last:
+            return self.weight.view(-1, k, k, c).permute(0, 3, 1, 2)
+        return self.weight.view(-1, c, k, k)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Maps patches (batch, positions, channels·kernel²) to (batch, positions, out_channels)."""
+        if patches.is_contiguous():
+            return F.linear(patches, self.weight, self.bias)
+        # A transposed view goes to the matrix product as it is; `linear` would copy it first.
+        weight = self.weight.t().expand(patches.shape[0], -1, -1)
+        return torch.baddbmm(self.bias, patches, weight)
+
+
+class DataEfficientTorso(nn.Module):
+    """The two convolutions of data-efficient Rainbow: 4→32 5×5/5, 32→64 5×5/5, no padding (van Hasselt et al. 2019).
+
+    Of 84×84 pixels the two strided layers see only the top left 75×75: 84 → 16 → 3 outputs, and 3·25 = 75. A frame is
+    kept as its 225 patches of 25 pixels, pixel-major, (25, 225): patches in the order (row, column) of the second
+    layer's output, then (row, column) inside its kernel. The stack of a batch is then, without a copy, the transposed
+    left factor of the first layer's matrix product, and that product's result is the second layer's input.
+    """
+
+    stored_shape: tuple[int, ...] = (25, 225)
+    stored_dtype = torch.uint8
+    out_shape: tuple[int, ...] = (64, 3, 3)
+
+    def __init__(self, stack: int = 4) -> None:
+        super().__init__()
+        self.conv1 = PatchConv(stack, 32, 5)
+        self.conv2 = PatchConv(32, 64, 5, channels_last=True)
+
+    @staticmethod
+    def encode(frames: Tensor) -> Tensor:
+        """Lays out frames (n, 84, 84) uint8 as replay keeps them, (n, 25, 225) uint8."""
+        patches = frames[:, :75, :75].reshape(-1, 3, 5, 5, 3, 5, 5)  # i u a j v b: output, patch, pixel by row, column
+        return patches.permute(0, 3, 6, 1, 4, 2, 5).reshape(-1, 25, 225)
+
+    def forward(self, stacks: Tensor) -> Tensor:
+        """Maps stacks (batch, stack, 25, 225) uint8 to features (batch, 64, 3, 3)."""
+        batch = stacks.shape[0]
+        pixels = stacks.reshape(batch, -1, 225).to(self.conv1.weight.dtype).mul_(1 / 255)
+        first = F.relu_(self.conv1(pixels.transpose(1, 2)))
+        second = F.relu_(self.conv2(first.view(batch, 9, 800)))
+        return second.transpose(1, 2).reshape(batch, 64, 3, 3)
+
+
+class NatureTorso(nn.Module):
+    """The three convolutions of DQN (Mnih et al. 2015): 32 8×8/4, 64 4×4/2, 64 3×3/1. Frames are kept as they are."""
+
+    stored_shape: tuple[int, ...] = FRAME_SHAPE
+    stored_dtype = torch.uint8
+    out_shape: tuple[int, ...] = (64, 7, 7)
+
+    def __init__(self, stack: int = 4) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(stack, 32, 8, stride=4)
+        self.conv2 = nn.Conv2d(32, 64, 4, stride=2)
+        self.conv3 = nn.Conv2d(64, 64, 3, stride=1)
+
+    @staticmethod
+    def encode(frames: Tensor) -> Tensor:
+        """Frames (n, 84, 84) uint8, unchanged."""
+        return frames
+
+    def forward(self, stacks: Tensor) -> Tensor:
+        """Maps stacks (batch, stack, 84, 84) uint8 to features (batch, 64, 7, 7)."""
+        x = stacks.to(self.conv1.weight.dtype).mul_(1 / 255)
+        x = F.relu_(self.conv1(x))
+        x = F.relu_(self.conv2(x))
+        return F.relu_(self.conv3(x))

@@ -1,0 +1,141 @@
+"""Every setting of a trial's agent in one flat, annotated model; a variant is a handful of changes to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tensorrl.errors import InputError, unknown
+from tensorrl.networks.ranks import solve_ranks
+from tensorrl.networks.spec import DENSE_LAYERS, NetworkSpec
+
+
+class Settings(BaseModel):
+    """Hyperparameters of data-efficient Rainbow (van Hasselt et al. 2019) and of what TensorRL changes about it.
+
+    Units are agent steps (4 frames each) unless a description says otherwise.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    torso: Literal["data-efficient", "nature"] = Field("data-efficient", description="convolutions")
+    stem: Literal["convolution", "scattering"] = Field("convolution", description="first layer: learned, or wavelets")
+    hidden: int = Field(256, ge=1, description="units of each stream's hidden layer")
+    atoms: int = Field(51, ge=1, description="atoms of the value distribution; 1: plain Q-values")
+    v_max: float = Field(10.0, gt=0, description="the distribution's support is [-v_max, v_max]")
+    noisy: bool = Field(True, description="NoisyNet; otherwise ε-greedy exploration")
+    noisy_sigma: float = Field(0.1, ge=0, description="NoisyNet's initial noise σ0")
+    factorization: Literal["none", "tucker", "cp", "tt"] = Field("none", description="of the four dense layers")
+    compression: float | None = Field(
+        None, gt=0, description="coefficients of `rainbow` on the same game ÷ those of this network"
+    )
+    coefficients: int | None = Field(None, ge=1, description="learned coefficients, instead of `compression`")
+    ranks: dict[str, tuple[int, ...]] = Field({}, description="ranks by layer, e.g. ranks.value_hidden=[16,3,3,24]")
+
+    optimizer: Literal["adam"] = Field("adam", description="what turns gradients into updates")
+    learning_rate: float = Field(1e-4, gt=0, description="step size")
+    adam_epsilon: float = Field(1.5e-4, gt=0, description="Adam's ε")
+    gradient_norm: float = Field(10.0, gt=0, description="largest global L2 norm of a gradient")
+    batch_size: int = Field(32, ge=1, description="transitions an update")
+    update_interval: int = Field(1, ge=1, description="agent steps between updates")
+    learning_starts: int = Field(1_600, ge=1, description="agent steps before the first update")
+    target_interval: int = Field(2_000, ge=1, description="updates between copies to the target network")
+    discount: float = Field(0.99, gt=0, le=1, description="γ for one agent step")
+    n_step: int = Field(20, ge=1, le=1_000, description="rewards in a return")
+    replay_capacity: int = Field(100_000, ge=2_000, description="transitions kept; no more than `steps` are reserved")
+    priority_exponent: float = Field(0.5, ge=0, description="ω: priority = loss^ω")
+    beta_start: float = Field(0.4, ge=0, le=1, description="importance-sampling exponent at the first update")
+    beta_end: float = Field(1.0, ge=0, le=1, description="and at the last step")
+    epsilon_start: float = Field(1.0, ge=0, le=1, description="ε until learning starts (not with NoisyNet)")
+    epsilon_end: float = Field(0.01, ge=0, le=1, description="ε after its decay (not with NoisyNet)")
+    epsilon_decay: int = Field(2_000, ge=0, description="agent steps of ε's linear decay")
+    evaluation_epsilon: float = Field(0.001, ge=0, le=1, description="ε in evaluation")
+    final_episodes: int = Field(100, ge=1, description="evaluation games at the end of 100k steps, in proportion below")
+
+
+def make_settings(changes: Mapping[str, Any]) -> Settings:
+    """Validates changes to the baseline.
+
+    Raises:
+        InputError: an unknown setting, with the nearest name, or a value that is not allowed.
+    """
+    for name in changes:
+        if name not in Settings.model_fields:
+            raise unknown("setting", name, Settings.model_fields)
+    try:
+        return Settings.model_validate(dict(changes))
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"setting {name}={first['input']!r}: {first['msg']}") from None
+
+
+def network_spec(settings: Settings, actions: int) -> NetworkSpec:
+    """The network that settings describe for a game with `actions` actions, ranks found from the budget.
+
+    Raises:
+        InputError: a budget or ranks where nothing is factorised, or a budget that no ranks meet.
+    """
+    shape = {
+        "actions": actions,
+        "torso": settings.torso,
+        "stem": settings.stem,
+        "hidden": settings.hidden,
+        "atoms": settings.atoms,
+        "v_min": -settings.v_max,
+        "v_max": settings.v_max,
+        "noisy_sigma": settings.noisy_sigma,
+    }
+    budgets = [name for name in ("compression", "coefficients", "ranks") if getattr(settings, name)]
+    if settings.factorization == "none":
+        if budgets:
+            raise InputError(f"setting {budgets[0]} needs factorization=tucker, cp or tt")
+        return _spec({**shape, "noisy": settings.noisy})
+    if settings.noisy:
+        raise InputError("setting noisy=true cannot be combined with a factorization: set noisy=false")
+    for name in settings.ranks:
+        if name not in DENSE_LAYERS:
+            raise unknown("layer", name, DENSE_LAYERS, where="setting ranks")
+    dense = _spec(shape)
+    layers = dense.dense_layers()
+    if set(settings.ranks) == set(DENSE_LAYERS) and not (settings.compression or settings.coefficients):
+        # Every rank is given: the budget is whatever they cost.
+        ranks = dict(settings.ranks)
+    else:
+        if settings.compression and settings.coefficients:
+            raise InputError("settings compression and coefficients exclude each other")
+        if settings.coefficients:
+            budget = settings.coefficients
+        elif settings.compression:
+            budget = round(reference_coefficients(settings, actions) / settings.compression)
+        else:
+            raise InputError(f"factorization={settings.factorization} needs compression, coefficients or all four ranks")
+        fixed = sum(dense.convolution_coefficients().values())
+        if budget <= fixed:
+            raise InputError(f"budget of {budget} coefficients: the convolutions alone have {fixed}")
+        ranks = solve_ranks(
+            layers, factorization=settings.factorization, coefficients=budget - fixed, fixed=settings.ranks
+        )
+    return _spec({**shape, "factorization": settings.factorization, "ranks": ranks})
+
+
+def reference_coefficients(settings: Settings, actions: int) -> int:
+    """Learned coefficients a compression ratio is measured against.
+
+    For the data-efficient torso that is `rainbow` on the same game; for the Nature torso, the same network dense.
+    """
+    if settings.torso == "nature":
+        dense = settings.model_copy(
+            update={"factorization": "none", "compression": None, "coefficients": None, "ranks": {}}
+        )
+        return network_spec(dense, actions).total_coefficients()
+    return network_spec(Settings(), actions).total_coefficients()
+
+
+def _spec(fields: dict[str, Any]) -> NetworkSpec:
+    try:
+        return NetworkSpec.model_validate(fields)
+    except ValidationError as error:
+        raise InputError(f"network: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None

@@ -111,7 +111,9 @@ def network_spec(settings: Settings, actions: int) -> NetworkSpec:
         elif settings.compression:
             budget = round(reference_coefficients(settings, actions) / settings.compression)
         else:
-            raise InputError(f"factorization={settings.factorization} needs compression, coefficients or all four ranks")
+            raise InputError(
+                f"factorization={settings.factorization} needs compression, coefficients or all four ranks"
+            )
         fixed = sum(dense.convolution_coefficients().values())
         if budget <= fixed:
             raise InputError(f"budget of {budget} coefficients: the convolutions alone have {fixed}")

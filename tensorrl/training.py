@@ -12,11 +12,12 @@ from torch import Tensor
 
 from tensorrl.environments.atari import AtariGame, Frame
 from tensorrl.environments.evaluation import Episode, play_episodes
-from tensorrl.learning.agent import Agent
+from tensorrl.learning.agent import Agent, make_target
 from tensorrl.learning.replay import Replay
 from tensorrl.learning.schedules import linear
 from tensorrl.networks.qnetwork import QNetwork
-from tensorrl.settings import Settings
+from tensorrl.networks.spec import NetworkSpec
+from tensorrl.settings import Settings, network_spec
 
 
 class Training:
@@ -144,6 +145,33 @@ def make_optimizer(settings: Settings, network: QNetwork) -> torch.optim.Optimiz
     return torch.optim.Adam(network.parameters(), lr=settings.learning_rate, eps=settings.adam_epsilon, fused=True)
 
 
+def build_network(spec: NetworkSpec, seed: int) -> QNetwork:
+    """A network with fresh weights drawn from the seed, whatever PyTorch's global generator is at."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return QNetwork(spec)
+
+
+def build_agent(settings: Settings, actions: int, seed: int, device: torch.device) -> Agent:
+    """A fresh agent for a game with `actions` actions."""
+    network = build_network(network_spec(settings, actions), seed).to(device)
+    return make_agent(network, make_target(network), make_optimizer(settings, network), settings, seed)
+
+
+def make_agent(
+    network: QNetwork, target: QNetwork, optimizer: torch.optim.Optimizer, settings: Settings, seed: int
+) -> Agent:
+    """An agent of these parts, with the settings' intervals and bounds."""
+    return Agent(
+        network,
+        target,
+        optimizer,
+        target_interval=settings.target_interval,
+        gradient_norm=settings.gradient_norm,
+        seed=seed,
+    )
+
+
 class StackedPolicy:
     """A greedy policy that keeps its own stacks of frames, for evaluation."""
 
@@ -175,9 +203,7 @@ def evaluate(
     network.eval()
     try:
         policy = StackedPolicy(network)
-        return play_episodes(
-            game, policy, episodes=episodes, seed=seed, epsilon=epsilon, threads=threads, **options
-        )
+        return play_episodes(game, policy, episodes=episodes, seed=seed, epsilon=epsilon, threads=threads, **options)
     finally:
         network.train(training)
 

@@ -14,15 +14,13 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tensorrl import checkpoints, games, system, variants
 from tensorrl.environments.atari import ACTION_REPEAT, AtariGame
 from tensorrl.errors import InputError
-from tensorrl.learning.agent import Agent, make_target
-from tensorrl.networks.qnetwork import QNetwork
 from tensorrl.settings import Settings, network_spec, reference_coefficients
-from tensorrl.training import Training, make_optimizer, parameters_sha256
+from tensorrl.training import Training, build_agent, parameters_sha256
 
 PROTOCOL = "atari-100k/1"
 _EVALUATION_POINTS = (0.8, 0.9, 1.0)
@@ -94,26 +92,26 @@ class TrialSpec(BaseModel):
         return hashlib.sha256(json.dumps(determining, sort_keys=True).encode()).hexdigest()
 
 
-def build_network(settings: Settings, actions: int, seed: int, device: torch.device) -> QNetwork:
-    """A network with fresh weights drawn from the seed, whatever PyTorch's global generator is at."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = QNetwork(network_spec(settings, actions))
-    return network.to(device)
+def make_spec(**fields: Any) -> TrialSpec:
+    """Validates a trial's description from outside.
+
+    Raises:
+        InputError: unknown game, variant or setting, or a value that is not allowed.
+    """
+    try:
+        spec = TrialSpec.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "--" + "-".join(str(part) for part in first["loc"]).replace("_", "-")
+        raise InputError(f"{name} {first['input']}: {first['msg']}") from None
+    network_spec(spec.settings, games.get(spec.game).actions)
+    return spec
 
 
 def build_training(spec: TrialSpec, device: torch.device) -> Training:
     """Everything a trial runs on, at its beginning."""
     settings, game = spec.settings, games.get(spec.game)
-    network = build_network(settings, game.actions, spec.seed, device)
-    agent = Agent(
-        network,
-        make_target(network),
-        make_optimizer(settings, network),
-        target_interval=settings.target_interval,
-        gradient_norm=settings.gradient_norm,
-        seed=spec.seed,
-    )
+    agent = build_agent(settings, game.actions, spec.seed, device)
     return Training(AtariGame(game.name, spec.seed), agent, settings, spec.steps)
 
 
@@ -198,7 +196,7 @@ def _claim(out: Path, description: dict[str, Any], *, resume: bool) -> dict[str,
         if existing.exists():
             other = json.loads(existing.read_text())
             if other.get("key") != description["key"]:
-                what = f"{other.get('variant')} on {other.get('game')}, seed {other.get('seed')}, {other.get('steps')} steps"
+                what = ", ".join(f"{name} {other.get(name)}" for name in ("variant", "game", "seed", "steps"))
                 raise InputError(f"{out}: holds another run ({what}); choose another folder")
             if not resume:
                 raise InputError(f"{out}: holds this run already; continue it with --resume, or choose another folder")
@@ -247,6 +245,9 @@ class _Run:
         """Goes back to the newest good checkpoint, and to what the report file said then."""
         for checkpoint in reversed(checkpoints.checkpoints(self.folder)):
             try:
+                state = checkpoints.read(checkpoint)
+                if state["extra"]["network"] != self.training.agent.network.spec.model_dump(mode="json"):
+                    raise InputError(f"{checkpoint}: is a checkpoint of another network")
                 extra = checkpoints.restore(self.training, checkpoint)
             except checkpoints.DamagedCheckpoint as error:
                 self.on_report({"message": f"damaged checkpoint, going back to the one before: {error}"})
@@ -402,7 +403,7 @@ def _stop_signals() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield stopped
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def stop(number: int, _frame: Any) -> None:
         stopped.set()

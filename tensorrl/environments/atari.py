@@ -7,11 +7,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from ale_py.vector_env import AtariVectorEnv
+from gymnasium.spaces import Discrete
 
 MAX_FRAMES = 108_000
 ACTION_REPEAT = 4
 
 Frame = npt.NDArray[np.uint8]
+"""(84, 84), grey."""
+Frames = npt.NDArray[np.uint8]
+"""(envs, 1, 84, 84)."""
 
 
 def make_vector_env(game: str, count: int, *, threads: int) -> AtariVectorEnv:
@@ -37,6 +41,13 @@ def make_vector_env(game: str, count: int, *, threads: int) -> AtariVectorEnv:
         reward_clipping=False,
         use_fire_reset=False,
     )
+
+
+def action_count(env: AtariVectorEnv) -> int:
+    """Size of the game's minimal action set."""
+    space = env.single_action_space
+    assert isinstance(space, Discrete)
+    return int(space.n)
 
 
 class Step(NamedTuple):
@@ -66,7 +77,7 @@ class AtariGame:
     def __init__(self, game: str, seed: int) -> None:
         self.game, self.seed = game, seed
         self._env = make_vector_env(game, 1, threads=1)
-        self.actions = int(self._env.single_action_space.n)
+        self.actions = action_count(self._env)
         self.games = 0
         self.steps = 0
         self._played: list[int] = []
@@ -80,7 +91,7 @@ class AtariGame:
         return self._reset()
 
     def _reset(self) -> Frame:
-        frames, _ = self._env.reset(seed=np.array([game_seed(self.seed, self.games)]))
+        frames: Frames = self._env.reset(seed=np.array([game_seed(self.seed, self.games)]))[0]
         return frames[0, 0]
 
     def send(self, action: int) -> None:

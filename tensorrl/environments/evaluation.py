@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from tensorrl.environments.atari import Frame, game_seed, make_vector_env
+from tensorrl.environments.atari import Frame, Frames, action_count, game_seed, make_vector_env
 
 Observe = Callable[[npt.NDArray[np.uint8], npt.NDArray[np.bool_]], npt.NDArray[np.int64]]
 """Frames (envs, 84, 84) uint8 and which of them begin a game (envs,) → greedy actions (envs,)."""
@@ -51,13 +51,13 @@ def play_episodes(
     """
     envs = min(envs, episodes)
     env = make_vector_env(game, envs, threads=min(threads, envs))
-    count = int(env.single_action_space.n)
+    count = action_count(env)
     results: list[Episode | None] = [None] * episodes
     playing = list(range(envs))
     queue: Iterator[int] = iter(range(envs, episodes))
     explorers = [np.random.default_rng((seed, k)) for k in playing]
     scores, steps = np.zeros(envs), np.zeros(envs, dtype=np.int64)
-    observed, _ = env.reset(seed=np.array([game_seed(seed, k) for k in playing]))
+    observed: Frames = env.reset(seed=np.array([game_seed(seed, k) for k in playing]))[0]
     frames = observed[:, 0].copy()
     begins = np.ones(envs, dtype=bool)
     try:
@@ -75,7 +75,7 @@ def play_episodes(
             steps += 1
             begins = truncated | (terminated & (info["lives"] == 0))
             if begins.any():
-                for slot in np.flatnonzero(begins):
+                for slot in np.flatnonzero(begins).tolist():
                     if playing[slot] >= 0:
                         results[playing[slot]] = Episode(float(scores[slot]), int(steps[slot]))
                     playing[slot] = next(queue, -1)
@@ -83,7 +83,7 @@ def play_episodes(
                     scores[slot], steps[slot] = 0.0, 0
                 # A slot without further episodes plays on unrecorded until the others are done.
                 seeds = np.array([game_seed(seed, playing[slot] % 2**31) for slot in np.flatnonzero(begins)])
-                observed, _ = env.reset(seed=seeds, options={"reset_mask": begins})
+                observed = env.reset(seed=seeds, options={"reset_mask": begins})[0]
                 frames[begins] = observed[begins, 0]
     finally:
         env.close()

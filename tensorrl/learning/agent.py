@@ -79,8 +79,10 @@ class Agent:
         """Makes one update and returns the unweighted losses (batch,) that become priorities."""
         network, optimizer = self.network, self.optimizer
         targets = self.targets(batch)
-        predictions = network(batch.stacks)[self._rows(batch), batch.actions]
-        losses = categorical_losses(predictions, targets) if network.spec.atoms > 1 else huber_losses(predictions, targets)
+        predictions: Tensor = network(batch.stacks)[self._rows(batch), batch.actions]
+        losses = (
+            categorical_losses(predictions, targets) if network.spec.atoms > 1 else huber_losses(predictions, targets)
+        )
         loss = (batch.weights * losses).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -93,7 +95,8 @@ class Agent:
         self.loss_count += 1
         if network.spec.atoms > 1:
             return losses.detach()
-        return (predictions - targets).detach().abs()
+        errors: Tensor = (predictions - targets).detach().abs()
+        return errors
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> Tensor:
@@ -105,7 +108,7 @@ class Agent:
         choices = network.q_values(network(batch.next_stacks)).argmax(1)
         if target.is_noisy:
             target.draw_noise(self.generator)
-        bootstraps = target(batch.next_stacks)[rows, choices]
+        bootstraps: Tensor = target(batch.next_stacks)[rows, choices]
         if network.spec.atoms > 1:
             return categorical_projection(bootstraps.softmax(1), batch.returns, batch.discounts, target.support)
         return batch.returns + batch.discounts * bootstraps

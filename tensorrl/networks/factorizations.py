@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -183,8 +184,8 @@ def _orthonormal(matrix: Tensor) -> Tensor:
     """Haar-distributed orthonormal columns (rows, if there are fewer) from a Gaussian matrix."""
     tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.t()
     q, r = torch.linalg.qr(tall)
-    q = q * r.diagonal().sign()
-    return q if tall is matrix else q.t().contiguous()
+    columns: Tensor = q * r.diagonal().sign()
+    return columns if tall is matrix else columns.t().contiguous()
 
 
 def _fibres(weight: Tensor) -> tuple[Tensor, ...]:
@@ -205,5 +206,5 @@ def _balanced(columns: Sequence[Tensor]) -> list[Tensor]:
     return [u / norm.clamp_min(torch.finfo(u.dtype).tiny) * share for u, norm in zip(columns, norms, strict=True)]
 
 
-def _tensor(array: Any) -> Tensor:
-    return torch.as_tensor(array.copy())
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(array.copy())

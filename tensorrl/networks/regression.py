@@ -216,7 +216,7 @@ class TensorRegression(nn.Module):
             raise InputError(f"input: shape {tuple(x.shape)} does not end in {self.in_shape}, the layer's in_shape")
         if len(leading) != 1:
             x = x.reshape(-1, *self.in_shape)
-        bias = self.bias
+        bias: Tensor | None = self.bias
         if bias is not None and bias.dim() != 1:
             bias = bias.reshape(-1)
         operands = (x, *self.factors) if self.core is None else (x, self.core, *self.factors)
@@ -250,6 +250,7 @@ class TensorRegression(nn.Module):
                 parameter.copy_(values)
 
 
-@torch.compiler.assume_constant_result
+# Planning is plain arithmetic on shapes: a compiler takes its result as it is instead of tracing the search.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _planned(in_shape: Shape, out_shape: Shape, factorization: str, rank: Shape, batch: int, cuda: bool) -> Plan:
     return plan_layer(in_shape, out_shape, factorization, rank, batch=batch, costs=CUDA if cuda else CPU)

@@ -38,7 +38,7 @@ class FilterBank:
     pad_columns: NDArray[np.int64]
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=16)
 def build_filters(J: int, L: int, shape: tuple[int, int]) -> FilterBank:
     """Builds the filters of a scattering of scale 2^J with L orientations for frames of a shape.
 
@@ -151,8 +151,6 @@ class ScatteringStem(nn.Module):
 
     gain: Tensor
     pad_index: Tensor
-    average_rows: Tensor
-    average_columns: Tensor
     stored_dtype = torch.float16
 
     def __init__(self, J: int = 2, L: int = 4, shape: tuple[int, int] = (84, 84), max_order: int = 1) -> None:
@@ -181,10 +179,6 @@ class ScatteringStem(nn.Module):
         for level, (rows, columns) in enumerate(bank.lowpass):
             self._constant(f"lowpass_rows_{level}", rows)
             self._constant(f"lowpass_columns_{level}", columns)
-        # For the plain average the padding is part of the matrices.
-        rows, columns = bank.lowpass[0]
-        self._constant("average_rows", rows @ np.eye(self.shape[0])[bank.pad_rows])
-        self._constant("average_columns", np.eye(self.shape[1])[:, bank.pad_columns] @ columns)
         self._constant("gain", 1 / expected_response(bank, self.max_order)[:, None, None])
         index = bank.pad_rows[:, None] * self.shape[1] + bank.pad_columns
         self.register_buffer("pad_index", torch.from_numpy(index.ravel()), persistent=False)
@@ -241,11 +235,10 @@ class ScatteringStem(nn.Module):
 
     def _maps(self, frames: Tensor) -> list[Tensor]:
         pixels = frames.flatten(1).to(torch.float32).mul_(1 / 255)
-        average = self.average_rows @ pixels.view(-1, *self.shape) @ self.average_columns
         padded = pixels.index_select(1, self.pad_index).view(-1, 1, *self.padded_shape)
         spectrum = torch.fft.fft2(padded)
 
-        first, second = [average.unsqueeze(1)], []
+        first, second = [self._lowpass(padded, 0)], []
         for j in range(self.J):
             envelope = self._wavelet_modulus(spectrum, 0, j)
             first.append(self._lowpass(envelope, j))

@@ -1,0 +1,279 @@
+"""The command `tensorrl`: thin over the library. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tensorrl.errors import InputError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Data-efficient Rainbow with few coefficients on Atari 100k.",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+def _setting_names() -> list[str]:
+    from tensorrl.settings import Settings
+
+    return [f"{name}=" for name in Settings.model_fields]
+
+
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a setting; may be repeated. `tensorrl settings` lists them.",
+        autocompletion=_setting_names,
+    ),
+]
+
+
+def main() -> None:
+    """Runs the command line; bad input is one line on stderr and exit code 2."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        app()
+    except InputError as error:
+        print(f"tensorrl: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def parse_overrides(pairs: list[str] | None) -> dict[str, Any]:
+    """Turns `key=value` pairs into settings; values are YAML, dotted keys reach into `ranks`.
+
+    Raises:
+        InputError: a pair without "=", a value that is no YAML, or a key given twice.
+    """
+    import yaml
+
+    overrides: dict[str, Any] = {}
+    for pair in pairs or []:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise InputError(f"--set {pair!r}: expected KEY=VALUE, e.g. --set compression=7.5")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise InputError(f"--set {pair!r}: the value is not valid YAML") from None
+        name, _, inner = key.partition(".")
+        target = overrides.setdefault(name, {}) if inner else overrides
+        leaf = inner or name
+        if not isinstance(target, dict) or leaf in target:
+            raise InputError(f"--set {pair!r}: {key} is given twice")
+        target[leaf] = value
+    return overrides
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2))
+
+
+@app.command("games")
+def games_command(as_json: Json = False) -> None:
+    """List the 26 games of Atari 100k."""
+    from tensorrl import games
+
+    rows = [
+        {"name": g.name, "title": g.title, "actions": g.actions, "random": g.random, "human": g.human}
+        for g in games.GAMES.values()
+    ]
+    if as_json:
+        _print_json(rows)
+        return
+    from tensorrl.tables import print_table
+
+    print_table(rows)
+
+
+@app.command("variants")
+def variants_command(as_json: Json = False) -> None:
+    """List the variants: what each changes about data-efficient Rainbow."""
+    from tensorrl.variants import VARIANTS
+
+    rows = [
+        {"name": v.name, "summary": v.summary, "built": v.built, "settings": dict(v.changes)} for v in VARIANTS.values()
+    ]
+    if as_json:
+        _print_json(rows)
+        return
+    from tensorrl.tables import print_table
+
+    print_table(
+        [{"name": r["name"], "summary": r["summary"], "built": "yes" if r["built"] else "not yet"} for r in rows]
+    )
+
+
+@app.command("settings")
+def settings_command(
+    variant: Annotated[str, typer.Option(help="Show the values of this variant.")] = "rainbow", as_json: Json = False
+) -> None:
+    """List every setting that --set takes, with its value and meaning."""
+    from tensorrl import variants
+    from tensorrl.settings import Settings
+
+    values = variants.resolve(variant).model_dump(mode="json")
+    rows = [
+        {"name": name, "value": values[name], "meaning": field.description}
+        for name, field in Settings.model_fields.items()
+    ]
+    if as_json:
+        _print_json(rows)
+        return
+    from tensorrl.tables import print_table
+
+    print_table(rows)
+
+
+@app.command("coefficients")
+def coefficients_command(
+    game: Annotated[str | None, typer.Option(help="One game.")] = None,
+    all_games: Annotated[bool, typer.Option("--all-games", help="All 26 games.")] = False,
+    variant: Annotated[str | None, typer.Option(help="One variant; all that are built otherwise.")] = None,
+    overrides: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Count learned coefficients, layer by layer, without building a network."""
+    from tensorrl import games, variants
+    from tensorrl.counting import count
+
+    if all_games == (game is not None):
+        raise InputError("coefficients: give either --game NAME or --all-games")
+    named = [games.get(game)] if game is not None else list(games.GAMES.values())
+    changes = parse_overrides(overrides)
+    chosen = [variant] if variant else [name for name, v in variants.VARIANTS.items() if v.built]
+    rows = [count(g, name, changes) for g in named for name in chosen]
+    if as_json:
+        _print_json(rows[0] if game is not None and variant else rows)
+        return
+    from tensorrl.tables import print_table
+
+    print_table(
+        [
+            {
+                "game": row["game"],
+                "actions": row["actions"],
+                "variant": row["variant"],
+                "coefficients": f"{row['coefficients']:,}",
+                "ratio": f"{row['compression_ratio']:.2f}",
+                "ranks": " ".join(f"{layer}={list(ranks)}" for layer, ranks in row["ranks"].items()),
+            }
+            for row in rows
+        ]
+    )
+
+
+@app.command("train")
+def train_command(
+    game: Annotated[str, typer.Option(help="A game; see `tensorrl games`.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    variant: Annotated[str, typer.Option(help="A variant; see `tensorrl variants`.")] = "rainbow",
+    seed: Annotated[int, typer.Option(help="Source of all randomness.")] = 0,
+    steps: Annotated[int, typer.Option(help="Agent steps (4 frames each).")] = 100_000,
+    checkpoint_every: Annotated[int | None, typer.Option(help="Agent steps between checkpoints.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
+    overrides: Set = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="CPU threads; PyTorch's choice otherwise.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train one agent in this process and evaluate it; a killed run goes on with --resume, to the same bits."""
+    from tensorrl.show import TrainingDisplay
+    from tensorrl.tracking import MlflowRecord
+    from tensorrl.trial import Interrupted, make_spec, run_trial
+
+    spec = make_spec(
+        game=game,
+        variant=variant,
+        seed=seed,
+        steps=steps,
+        overrides=parse_overrides(overrides),
+        device=device,
+        threads=threads,
+        checkpoint_every=checkpoint_every,
+    )
+    try:
+        with TrainingDisplay(spec.steps) as display:
+            result = run_trial(spec, out, resume=resume, record=MlflowRecord, on_report=display.update)
+    except (Interrupted, KeyboardInterrupt) as stop:
+        print(f"tensorrl: {stop or 'interrupted'}; go on with --resume", file=sys.stderr)
+        sys.exit(130)
+    if as_json:
+        _print_json(result)
+        return
+    from tensorrl.show import print_results
+
+    print_results([result])
+
+
+@app.command("evaluate")
+def evaluate_command(
+    checkpoint: Annotated[Path, typer.Argument(help="A run's folder, or one checkpoint in it.")],
+    episodes: Annotated[int, typer.Option(help="Full games to play.")] = 10,
+    seed: Annotated[int, typer.Option(help="Of no-ops and random actions.")] = 0,
+    video: Annotated[Path | None, typer.Option(help="Write the first game to FILE.mp4 or FILE.gif.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; PyTorch's choice otherwise.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Play full games with a trained agent, no noise, true rewards."""
+    from tensorrl.playback import evaluate_checkpoint
+
+    result = evaluate_checkpoint(checkpoint, episodes=episodes, seed=seed, video=video, threads=threads)
+    if as_json:
+        _print_json(result)
+        return
+    from tensorrl.tables import print_table
+
+    print_table([{"episode": i + 1, **episode} for i, episode in enumerate(result["episodes"])])
+    print(
+        f"{result['variant']} on {result['game']} after {result['agent_steps']:,} agent steps: "
+        f"mean {result['mean']:.1f}, human-normalised {result['human_normalized']:.3f}"
+    )
+
+
+@app.command("sweep")
+def sweep_command(
+    file: Annotated[Path, typer.Argument(help="A sweep file (YAML).")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the sweep; runs/NAME otherwise.")] = None,
+    max_concurrent: Annotated[int | None, typer.Option(help="Trials at once at most.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run every trial of a sweep file that is not finished yet, as many at once as fit."""
+    from tensorrl.show import SweepDisplay, print_results
+    from tensorrl.sweeps import load_sweep, run_sweep
+
+    if max_concurrent is not None and max_concurrent < 1:
+        raise InputError(f"--max-concurrent {max_concurrent}: at least 1")
+    spec = load_sweep(file)
+    folder = out or Path("runs") / spec.name
+    try:
+        with SweepDisplay() as display:
+            rows = run_sweep(spec, folder, max_concurrent=max_concurrent, on_update=display.update)
+    except KeyboardInterrupt:
+        print("tensorrl: interrupted; the same command goes on", file=sys.stderr)
+        sys.exit(130)
+    results = [dict(row.result) for row in rows if row.result is not None]
+    failed = [row for row in rows if row.state != "finished"]
+    if as_json:
+        _print_json({"finished": results, "failed": [{"folder": str(r.folder), "error": r.error} for r in failed]})
+    else:
+        print_results(results)
+        for row in failed:
+            print(f"failed: {row.folder}: {' | '.join(row.error) or 'no message'}", file=sys.stderr)
+    if failed:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""Which parameter is optimised by what: a curvature block, or the fallback."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from tensorrl.errors import InputError, unknown
+from tensorrl.optimizers.blocks import Block, LayerCurvature, layer_curvature
+from tensorrl.optimizers.stacks import Arena
+
+Fallback = str | Callable[[list[nn.Parameter]], Optimizer]
+
+FALLBACKS: dict[str, Callable[[list[nn.Parameter]], Optimizer]] = {
+    "adam": partial(torch.optim.Adam, lr=1e-3),
+    "sgd": partial(torch.optim.SGD, lr=1e-3),
+}
+
+
+def find_layers(module: nn.Module) -> dict[nn.Module, LayerCurvature]:
+    """Returns the curvature of every layer of a module that has one and any trained parameter."""
+    found = {layer: layer_curvature(name or "module", layer) for name, layer in module.named_modules()}
+    return {layer: curvature for layer, curvature in found.items() if curvature is not None and curvature.blocks}
+
+
+def parameter_groups(module: nn.Module, groups: Iterable[dict[str, Any]] | None) -> list[dict[str, Any]]:
+    """Returns parameter groups, each with a list of trained parameters of the module."""
+    if groups is None:
+        groups = [{"params": list(module.parameters())}]
+    own = set(module.parameters())
+    checked = []
+    for number, group in enumerate(groups):
+        listed = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
+        if any(p not in own for p in listed):
+            raise InputError(f"groups[{number}]: holds a parameter that the module does not have")
+        checked.append({**group, "params": [p for p in listed if p.requires_grad]})
+    if not any(group["params"] for group in checked):
+        raise InputError("module: has no parameter that requires a gradient")
+    return checked
+
+
+def make_arenas(
+    module: nn.Module, layers: Iterable[LayerCurvature], groups: list[dict[str, Any]]
+) -> tuple[list[Arena], list[nn.Parameter]]:
+    """Lays out the blocks of the groups' parameters and lists the parameters that no block covers.
+
+    Raises:
+        InputError: two blocks share a parameter, or one block's parameters are in different groups.
+    """
+    names = {parameter: name for name, parameter in module.named_parameters()}
+    group_of = {p: number for number, group in enumerate(groups) for p in group["params"]}
+    covered: dict[nn.Parameter, Block] = {}
+    by_arena: dict[tuple[int, torch.dtype, torch.device], list[Block]] = {}
+    for block in (block for layer in layers for block in layer.blocks):
+        places = {group_of.get(p) for p in block.parameters}
+        if len(places) > 1:
+            raise InputError(f"groups: weight and bias of {block.name} are in different groups, they share a block")
+        number = places.pop()
+        if number is None:
+            continue
+        for parameter in block.parameters:
+            if parameter in covered:
+                raise InputError(
+                    f"{names[parameter]}: shared by {covered[parameter].name} and {block.name}, which has no block"
+                )
+            covered[parameter] = block
+        dtype = torch.promote_types(block.weight.dtype, torch.float32)
+        by_arena.setdefault((number, dtype, block.weight.device), []).append(block)
+    arenas = [Arena(number, blocks, dtype, device) for (number, dtype, device), blocks in sorted_arenas(by_arena)]
+    return arenas, [p for p in group_of if p not in covered]
+
+
+def sorted_arenas(
+    by_arena: dict[tuple[int, torch.dtype, torch.device], list[Block]],
+) -> list[tuple[tuple[int, torch.dtype, torch.device], list[Block]]]:
+    """Orders arenas by their group, so that the layout depends on nothing else."""
+    return sorted(by_arena.items(), key=lambda item: item[0][0])
+
+
+def make_fallback(module: nn.Module, uncovered: list[nn.Parameter], fallback: Fallback | None) -> Optimizer | None:
+    """Returns the optimizer of the parameters without a block, None if there are none.
+
+    Raises:
+        InputError: there are some, and no fallback.
+    """
+    if isinstance(fallback, str) and fallback not in FALLBACKS:
+        raise unknown("fallback", fallback, FALLBACKS)
+    if not uncovered:
+        return None
+    if fallback is None:
+        names = [name for name, p in module.named_parameters() if any(p is u for u in uncovered)]
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        raise InputError(
+            f"{shown}: no curvature block covers this; name a fallback (adam, sgd or a function), or freeze it"
+        )
+    return (FALLBACKS[fallback] if isinstance(fallback, str) else fallback)(uncovered)

@@ -1,0 +1,392 @@
+"""K-FAC: natural gradient with Kronecker-factored curvature (Martens & Grosse 2015), as a `torch.optim.Optimizer`."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable
+from functools import reduce
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from tensorrl.errors import InputError
+from tensorrl.optimizers.blocks import LayerCurvature
+from tensorrl.optimizers.capture import Capture
+from tensorrl.optimizers.coverage import Fallback, find_layers, make_arenas, make_fallback, parameter_groups
+from tensorrl.optimizers.curvature import KroneckerFactors, Sharing
+from tensorrl.optimizers.damping import Damping, LevenbergMarquardt, damping_at
+from tensorrl.optimizers.options import Fisher, Likelihood, Options, check_range
+from tensorrl.optimizers.refresh import InverseRefresh
+
+
+class KFAC(Optimizer):
+    """K-FAC for `nn.Linear`, `nn.Conv2d` and `TensorRegression`; further layers through `register_block`.
+
+    Every `curvature_interval` steps it must see a forward pass inside `curvature()`; on all other steps that context is
+    free and a step costs two matrix products per block:
+
+        >>> import torch
+        >>> from torch import nn
+        >>> from tensorrl.optimizers.kfac import KFAC
+        >>> model = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 3))
+        >>> optimizer = KFAC(model, lr=0.1)
+        >>> inputs = torch.randn(64, 2)
+        >>> labels = (inputs[:, 0] > 0) + (inputs[:, 1] > 0).long()
+        >>> for _ in range(100):
+        ...     with optimizer.curvature() as capture:
+        ...         logits = model(inputs)
+        ...         capture.observe(logits)
+        ...     loss = nn.functional.cross_entropy(logits, labels)
+        ...     optimizer.zero_grad()
+        ...     loss.backward()
+        ...     optimizer.step()
+        >>> bool(loss < 0.5)
+        True
+
+    With F ≈ A ⊗ G per block, a step is
+
+        p = (A + π√λ I)⁻¹ ⊗ (G + √λ/π I)⁻¹ · (∇ + weight_decay · θ)
+        v ← momentum · v + min(1, √(2 · kl_clip / (lr² pᵀ∇))) · p
+        θ ← θ − lr · v
+
+    pᵀ∇ bounds pᵀ F p from above, so without momentum ½ Δθᵀ F Δθ, the model's estimate of how far the predictions move
+    (in nats), stays at or below `kl_clip` (Wu et al. 2017, section 3.2); with momentum at most 1 / (1 − momentum)²
+    times it.
+
+    For a captured CUDA graph call `prepare()` outside of it and `apply()` inside; both together are `step()`. Inside,
+    `lr` must be a tensor to be changeable. Layers must be called eagerly on curvature steps: hooks do not run in
+    compiled code.
+
+    Args:
+        module: what is optimised. Frozen parameters (`requires_grad=False` now) are left alone.
+        lr: learning rate η_max, a float or 0-dim tensor, at least 0.
+        damping: λ ≥ 0, a schedule λ(step), or `LevenbergMarquardt` (then report losses to `adapt_damping`).
+            Tikhonov damping, split between A and G (Martens & Grosse 2015, section 6.3). Default 0.01, that of the
+            ACKTR authors' program (Wu et al. 2017).
+        factor_decay: of the factors' moving averages, min(1 − 1/k, factor_decay) at the k-th observation. Default
+            0.95 (Martens & Grosse 2015, section 5).
+        curvature_interval: steps between two observations. Default 10, ours: an observation costs about a step.
+        inverse_interval: steps between two refreshes of the inverses, besides those after the 1st, 2nd, 4th, 8th, ...
+            observation, while averages are young. Default 100, ours.
+        overlap: 0 refreshes inverses at once; k > 0 computes them on another thread and takes them over exactly k
+            steps later, which is as repeatable.
+        kl_clip: the bound above, in nats; None for none. Default 0.001 (Wu et al. 2017, section 5).
+        momentum: in [0, 1). Default 0.9, that of the ACKTR authors' program.
+        weight_decay: L2, added to the gradient before preconditioning (η in Martens & Grosse 2015). Default 0.
+        fisher: "sampled" draws targets from the model's own distribution (the Fisher); "empirical" takes the loss's
+            own gradients (cheaper by nothing but the draw, and no approximation of the Hessian; Kunstner et al. 2019).
+        likelihood: of the sampled Fisher: "categorical" (cross-entropy over the last axis), "gaussian" (MSE, Huber),
+            or a function of (outputs, generator, weights), see `tensorrl.optimizers.fisher`.
+        sharing: "expand" or "reduce", how positions sharing a weight are treated (Eschenhagen et al. 2023). Default
+            "expand", which is what Grosse & Martens (2016) do for convolutions.
+        generator: source of the sampled targets; by default one with seed 0 on the parameters' device. It is part
+            of the state.
+        groups: parameter groups as of any optimizer, e.g. with their own `lr` or `weight_decay`; parameters of the
+            module that are in none are left alone. By default one group of all. A bias must be in its weight's group.
+        fallback: for parameters without a curvature block: "adam", "sgd", or a function of a list of parameters that
+            makes an optimizer. Its groups follow ours in `param_groups`. By default such parameters are an error.
+
+    Raises:
+        InputError: an option out of its range, or a parameter that no block covers and no fallback takes.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        lr: float | Tensor,
+        *,
+        damping: Damping = 0.01,
+        factor_decay: float = 0.95,
+        curvature_interval: int = 10,
+        inverse_interval: int = 100,
+        overlap: int = 0,
+        kl_clip: float | None = 0.001,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        fisher: Fisher = "sampled",
+        likelihood: str | Likelihood = "categorical",
+        sharing: Sharing = "expand",
+        generator: torch.Generator | None = None,
+        groups: Iterable[dict[str, Any]] | None = None,
+        fallback: Fallback | None = None,
+    ) -> None:
+        check_range("lr", lr, 0, math.inf)
+        check_range("momentum", momentum, 0, 1)
+        check_range("weight_decay", weight_decay, 0, math.inf)
+        self._options = Options(
+            damping=damping,
+            factor_decay=factor_decay,
+            curvature_interval=curvature_interval,
+            inverse_interval=inverse_interval,
+            overlap=overlap,
+            kl_clip=kl_clip,
+            fisher=fisher,
+            likelihood=likelihood,
+            sharing=sharing,
+        )
+        self._layers = find_layers(module)
+        checked = parameter_groups(module, groups)
+        self._arenas, uncovered = make_arenas(module, self._layers.values(), checked)
+        if not self._arenas:
+            raise InputError("module: none of its trained parameters has a curvature block, K-FAC has nothing to do")
+        self._fallback = make_fallback(module, uncovered, fallback)
+        for group in checked:
+            group["params"] = [p for p in group["params"] if not any(p is u for u in uncovered)]
+        others = [] if self._fallback is None else [{**g, "fallback": True} for g in self._fallback.param_groups]
+        self._sealed = False
+        super().__init__([*checked, *others], {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self._sealed = True
+        self._link_fallback()
+        self._stacks = [stack for arena in self._arenas for stack in arena.stacks]
+        self._places = {block: (stack, k) for stack in self._stacks for k, block in enumerate(stack.blocks)}
+        self._refresh = InverseRefresh(self._stacks, overlap)
+        device = next(p.device for g in self.param_groups for p in g["params"])
+        self._generator = torch.Generator(device).manual_seed(0) if generator is None else generator
+        self._damping = damping_at(damping, 0, None)
+        self._steps, self._observations, self._refreshed_after = 0, 0, -1
+        self._skipped = torch.zeros((), dtype=torch.int64, device=device)
+        self._foretold: Tensor | None = None
+        self._capture: Capture | None = None
+        self._closed = False
+
+    @property
+    def steps(self) -> int:
+        """Steps taken."""
+        return self._steps
+
+    @property
+    def damping(self) -> float:
+        """λ of the next refresh."""
+        return self._damping
+
+    @property
+    def curvature_due(self) -> bool:
+        """Whether the coming step observes curvature, that is whether `curvature()` is active."""
+        return self._observations == 0 or self._steps % self._options.curvature_interval == 0
+
+    @property
+    def damping_due(self) -> bool:
+        """Whether `adapt_damping` wants the losses before and after the step just taken."""
+        return self._foretold is not None
+
+    def factors(self) -> dict[str, KroneckerFactors]:
+        """Returns the moving averages of A and G by block name, not copied; 0 for blocks not yet observed."""
+        return {
+            block.name: block.of_axes(stack.row_factors[k], stack.column_factors[k])
+            for block, (stack, k) in self._places.items()
+        }
+
+    def curvature(self, *, batch_size: int | None = None) -> Capture:
+        """Returns the context of the coming step's forward pass; free of cost unless `curvature_due`.
+
+        Args:
+            batch_size: examples that the loss is a mean over; by default the first dimension of each layer's input.
+                Needed only where a model folds another dimension into the batch.
+        """
+        self._check_open()
+        if self._capture is not None:
+            self._capture.release()
+        self._capture = Capture(
+            self._layers,
+            active=self.curvature_due,
+            fisher_loss=lambda outputs, loss, weights: self._options.fisher_loss(
+                outputs, loss, weights, self._generator
+            ),
+            sharing=self._options.sharing,
+            batch_size=batch_size,
+            absorb=self._absorb,
+        )
+        return self._capture
+
+    @torch.no_grad()
+    def _absorb(self, factors: dict[LayerCurvature, list[KroneckerFactors]]) -> None:
+        pairs = [(block, found) for layer in factors for block, found in zip(layer.blocks, factors[layer], strict=True)]
+        pairs = [(block, found) for block, found in pairs if block in self._places]
+        # Anything not finite in what a factor is made of shows on its diagonal, as a sum of squares.
+        sound = [bool(torch.isfinite(found.inputs.trace() + found.outputs.trace())) for _, found in pairs]
+        for (block, found), finite in zip(pairs, sound, strict=True):
+            if finite:
+                stack, k = self._places[block]
+                stack.update(k, found, self._options.factor_decay)
+        if any(sound):
+            self._observations += 1
+        bad = [block.name for (block, _), finite in zip(pairs, sound, strict=True) if not finite]
+        if bad:
+            _warn(
+                f"step {self._steps}: curvature of {', '.join(bad)} is not finite, skipped; averages stay as they were"
+            )
+
+    def prepare(self) -> None:
+        """Does what a step decides on the host: damping's schedule, refresh of inverses, the count of steps."""
+        self._check_open()
+        if self._capture is None and not self._observations:
+            raise InputError(
+                "step(): no curvature observed yet; run the forward pass inside `with optimizer.curvature()`"
+            )
+        self._damping = damping_at(self._options.damping, self._steps, self._damping)
+        self._refresh.install_if_due(self._steps)
+        seen = self._observations
+        young = seen != self._refreshed_after and seen & (seen - 1) == 0
+        if seen and (young or self._steps % self._options.inverse_interval == 0):
+            self._refresh.start(self._steps, self._damping, at_once=self._refreshed_after < 0)
+            if self._refreshed_after < 0:
+                self._report_unseen()
+            self._refreshed_after = seen
+            self._report_skipped()
+        self._steps += 1
+
+    @torch.no_grad()
+    def apply(self) -> bool:
+        """Does what a step does on the device: preconditions, clips, moves the parameters.
+
+        Returns:
+            Whether parameters moved, False if a gradient was not finite; on an accelerator, where telling would mean
+            waiting for it, True.
+        """
+        for arena in self._arenas:
+            arena.collect(self.param_groups[arena.group]["weight_decay"])
+            arena.precondition()
+        scale = self._scale()
+        if scale is None:
+            return False
+        for arena in self._arenas:
+            group = self.param_groups[arena.group]
+            arena.move(scale, group["lr"], group["momentum"])
+        if self._fallback is not None:
+            self._fallback.step()
+        return True
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Takes one step.
+
+        Args:
+            closure: reevaluates the model, with gradients, and returns the loss; it uses `curvature()` itself.
+
+        Returns:
+            The closure's loss, if there is one.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self.prepare()
+        moved = self.apply()
+        adaptive = self._options.damping
+        due = moved and isinstance(adaptive, LevenbergMarquardt) and self._steps % adaptive.interval == 0
+        self._foretold = reduce(torch.add, (arena.foretold() for arena in self._arenas)) if due else None
+        return loss
+
+    def adapt_damping(self, loss_before: float | Tensor, loss_after: float | Tensor) -> None:
+        """Adapts λ to how well the quadratic model foretold the step just taken; see `LevenbergMarquardt`.
+
+        Does nothing unless `damping_due`.
+
+        Args:
+            loss_before: of the step's batch, at the parameters before it.
+            loss_after: of the same batch, at the parameters now.
+        """
+        adaptive = self._options.damping
+        if self._foretold is None or not isinstance(adaptive, LevenbergMarquardt):
+            return
+        foretold, self._foretold = float(self._foretold), None
+        if foretold != 0:
+            before, after = (float(torch.as_tensor(loss).detach()) for loss in (loss_before, loss_after))
+            self._damping = adaptive.adapted(self._damping, (after - before) / foretold)
+
+    def close(self) -> None:
+        """Ends the optimizer's use: removes hooks and threads. State can still be read."""
+        if self._capture is not None:
+            self._capture.release()
+        self._refresh.close()
+        self._closed = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the whole state, in tensors, numbers and names: a run resumed from it goes on to the last bit."""
+        own = {
+            "steps": self._steps,
+            "observations": self._observations,
+            "refreshed_after": self._refreshed_after,
+            "damping": self._damping,
+            "generator": self._generator.get_state(),
+            "refresh": self._refresh.state(),
+            "blocks": {block.name: stack.state_of(k) for block, (stack, k) in self._places.items()},
+        }
+        return {**super().state_dict(), "kfac": own}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Puts back what `state_dict` returned, of an optimizer made for the same module with the same options.
+
+        Raises:
+            InputError: the state is of another optimizer or of other blocks.
+        """
+        if "kfac" not in state_dict:
+            raise InputError("state_dict: is not of KFAC, has no entry 'kfac'")
+        own = state_dict["kfac"]
+        mine, theirs = {block.name for block in self._places}, set(own["blocks"])
+        if mine != theirs:
+            raise InputError(f"state_dict: blocks differ from the module's: {', '.join(sorted(mine ^ theirs))}")
+        super().load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
+        self._link_fallback()
+        for block, (stack, k) in self._places.items():
+            stack.set_state_of(k, own["blocks"][block.name])
+        self._steps, self._observations = int(own["steps"]), int(own["observations"])
+        self._refreshed_after, self._damping = int(own["refreshed_after"]), float(own["damping"])
+        self._generator.set_state(torch.as_tensor(own["generator"]).to("cpu", torch.uint8))
+        self._refresh.set_state(own["refresh"])
+        self._foretold = None
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Refuses groups after construction: blocks are laid out once."""
+        if self._sealed:
+            raise InputError("add_param_group(): KFAC's parameters are fixed when it is made; pass groups= there")
+        super().add_param_group(param_group)
+
+    def __getstate__(self) -> NoReturn:
+        raise TypeError("KFAC cannot be pickled or copied; make another and use state_dict() and load_state_dict()")
+
+    def _link_fallback(self) -> None:
+        """Lets the fallback work on our groups and state, so that schedulers and checkpoints reach it."""
+        if self._fallback is not None:
+            self._fallback.param_groups = [group for group in self.param_groups if group.get("fallback")]
+            self._fallback.state = self.state
+
+    def _scale(self) -> Tensor | float | None:
+        """Returns the KL clip's factor, NaN (on an accelerator) or None (on a CPU) where a gradient is not finite."""
+        lrs = [self.param_groups[arena.group]["lr"] for arena in self._arenas]
+        size = reduce(torch.add, (arena.alignment(lr) for arena, lr in zip(self._arenas, lrs, strict=True)))
+        if self._fallback is not None:
+            grads = [p.grad for g in self._fallback.param_groups for p in g["params"] if p.grad is not None]
+            # Adds nothing but NaN: 0 times what is not finite.
+            size = size + (0 * torch.stack(torch._foreach_norm(grads)).sum() if grads else 0)
+        clip = math.inf if self._options.kl_clip is None else 2 * self._options.kl_clip
+        if size.device.type == "cpu":
+            value = float(size)
+            if not math.isfinite(value):
+                _warn(f"step {self._steps}: a gradient is not finite, step skipped")
+                return None
+            return 1.0 if value <= clip else math.sqrt(clip / value)
+        self._skipped += ~torch.isfinite(size)
+        return torch.where(torch.isfinite(size), (clip / size.clamp(min=1e-30)).sqrt().clamp(max=1), math.nan)
+
+    def _report_unseen(self) -> None:
+        unseen = [block.name for block, (stack, k) in self._places.items() if not stack.updates[k]]
+        if unseen:
+            _warn(f"no curvature observed of {', '.join(unseen)}: left as is until it takes part in a curvature step")
+
+    def _report_skipped(self) -> None:
+        """Tells of steps skipped on an accelerator, where finding out at once would mean waiting for it."""
+        if self._skipped.device.type != "cpu" and (count := int(self._skipped)):
+            self._skipped.zero_()
+            _warn(f"{count} steps before step {self._steps} skipped: a gradient was not finite")
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise InputError("KFAC: used after close()")
+
+
+def _warn(message: str) -> None:
+    warnings.warn(f"KFAC: {message}", RuntimeWarning, stacklevel=3)

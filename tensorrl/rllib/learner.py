@@ -1,0 +1,72 @@
+"""The learner: our loss and our update under RLlib's Learner."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from ray.rllib.algorithms.dqn.torch.dqn_torch_learner import DQNTorchLearner
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.columns import Columns
+from ray.rllib.utils.metrics import TD_ERROR_KEY
+from torch import Tensor
+
+from tensorrl.learning.agent import Agent
+from tensorrl.learning.replay import Batch
+from tensorrl.learning.targets import categorical_losses, categorical_projection, huber_losses
+from tensorrl.rllib.module import QF_LOGITS, QF_PREDS, RainbowModule
+from tensorrl.training import make_agent, make_optimizer
+
+
+class RainbowLearner(DQNTorchLearner):  # type: ignore[misc]
+    """Learns by `Agent.update`, one update an agent step; `compute_loss_for_module` is the same loss for RLlib's path.
+
+    Attributes:
+        agent: network, target and optimizer of the default module, as one.
+    """
+
+    agent: Agent
+
+    def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
+        """Registers the optimizer that the settings name."""
+        module: RainbowModule = self._module[module_id]
+        self.register_optimizer(
+            module_id=module_id,
+            optimizer=make_optimizer(module.settings, module.network),
+            params=list(module.network.parameters()),
+            lr_or_lr_schedule=module.settings.learning_rate,
+        )
+
+    def build(self) -> None:
+        """Builds module, target and optimizer, and the agent they make up."""
+        super().build()
+        module: RainbowModule = self._module[DEFAULT_MODULE_ID].unwrapped()
+        optimizer = self.get_optimizer(DEFAULT_MODULE_ID)
+        self.agent = make_agent(module.network, module.target, optimizer, module.settings, module.model_config["seed"])
+
+    def update_from_replay(self, batch: Batch) -> Tensor:
+        """One update from a batch of replay; returns the unweighted losses (batch,)."""
+        return self.agent.update(batch)
+
+    def compute_loss_for_module(
+        self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
+    ) -> Tensor:
+        """Importance-weighted mean of the losses of a train batch.
+
+        The batch holds n-step returns as "rewards", "discounts" (γ^m, 0 at a terminal), "actions" and "weights".
+        """
+        network = self.module[module_id].unwrapped().network
+        rows = torch.arange(len(batch[Columns.ACTIONS]), device=network.support.device)
+        actions = batch[Columns.ACTIONS].long()
+        returns, discounts = batch[Columns.REWARDS].float(), batch["discounts"].float()
+        if network.spec.atoms > 1:
+            targets = categorical_projection(fwd_out["target_next"], returns, discounts, network.support)
+            losses = categorical_losses(fwd_out[QF_LOGITS][rows, actions], targets)
+            errors = losses
+        else:
+            targets = returns + discounts * fwd_out["target_next"]
+            losses = huber_losses(fwd_out[QF_PREDS][rows, actions], targets)
+            errors = (fwd_out[QF_PREDS][rows, actions] - targets).abs()
+        self.metrics.log_value((module_id, TD_ERROR_KEY), errors.detach(), reduce="item_series")
+        loss: Tensor = (batch["weights"].float() * losses).mean()
+        return loss

@@ -1,0 +1,111 @@
+"""The Q-network as an RLModule: exploration, inference and training passes under RLlib's names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.apis import InferenceOnlyAPI, QNetAPI, TargetNetworkAPI
+from ray.rllib.core.rl_module.torch import TorchRLModule
+from torch import Tensor
+
+from tensorrl.learning.agent import make_target
+from tensorrl.learning.schedules import linear
+from tensorrl.networks.qnetwork import QNetwork
+from tensorrl.networks.spec import NetworkSpec
+from tensorrl.settings import Settings
+from tensorrl.training import build_network
+
+ATOMS, QF_LOGITS, QF_PROBS, QF_PREDS = "atoms", "qf_logits", "qf_probs", "qf_preds"
+
+
+class RainbowModule(TorchRLModule, QNetAPI, TargetNetworkAPI, InferenceOnlyAPI):  # type: ignore[misc]
+    """A `QNetwork` and its target.
+
+    `model_config` holds "network" (a `NetworkSpec` as a dict), "settings" (a `Settings` as a dict) and "seed".
+    Observations are stacks of Atari frames, (batch, 4, 84, 84) uint8.
+    """
+
+    network: QNetwork
+    target: QNetwork
+    settings: Settings
+
+    def setup(self) -> None:
+        """Builds the network with weights drawn from the seed."""
+        self.settings = Settings.model_validate(self.model_config["settings"])
+        spec = NetworkSpec.model_validate(self.model_config["network"])
+        self.network = build_network(spec, self.model_config["seed"])
+        self._explorer = torch.Generator().manual_seed(self.model_config["seed"])
+
+    def make_target_networks(self) -> None:
+        """Creates the target as a copy of the network."""
+        self.target = make_target(self.network)
+
+    def get_target_network_pairs(self) -> list[tuple[QNetwork, QNetwork]]:
+        """The network and its target."""
+        return [(self.network, self.target)]
+
+    def get_non_inference_attributes(self) -> list[str]:
+        """The target is of no use in acting."""
+        return ["target"]
+
+    def get_initial_state(self) -> dict[str, Any]:
+        """Nothing is remembered between steps but the stack itself."""
+        return {}
+
+    def forward_target(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Target network's values of `batch["obs"]`, under the names of `compute_q_values`."""
+        return self._values(self.target, batch[Columns.OBS])
+
+    def compute_q_values(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Values of `batch["obs"]`.
+
+        Returns:
+            "qf_preds" (batch, actions); with a value distribution also "atoms" (atoms,), and "qf_logits" and
+            "qf_probs" (batch, actions, atoms).
+        """
+        return self._values(self.network, batch[Columns.OBS])
+
+    def _values(self, network: QNetwork, observations: Tensor) -> dict[str, Tensor]:
+        batch, stack = observations.shape[:2]
+        stored = network.torso.encode(observations.flatten(0, 1)).unflatten(0, (batch, stack))
+        logits = network(stored)
+        values = {QF_PREDS: network.q_values(logits)}
+        if network.spec.atoms > 1:
+            values |= {ATOMS: network.support, QF_LOGITS: logits, QF_PROBS: logits.softmax(-1)}
+        return values
+
+    def _forward_inference(self, batch: dict[str, Any], **_: Any) -> dict[str, Tensor]:
+        """Greedy actions of the mean network."""
+        training = self.network.training
+        self.network.eval()
+        try:
+            return {Columns.ACTIONS: self.compute_q_values(batch)[QF_PREDS].argmax(1)}
+        finally:
+            self.network.train(training)
+
+    def _forward_exploration(self, batch: dict[str, Any], t: int = 0, **_: Any) -> dict[str, Tensor]:
+        """Greedy actions under fresh noise (NoisyNet), or ε-greedy with ε at agent step `t`."""
+        self.network.train()
+        s = self.settings
+        if self.network.is_noisy:
+            self.network.draw_noise(self._explorer)
+        actions = self.compute_q_values(batch)[QF_PREDS].argmax(1)
+        if self.network.is_noisy:
+            self.network.forget_noise()
+            return {Columns.ACTIONS: actions}
+        epsilon = linear(s.epsilon_start, s.epsilon_end, t, begin=s.learning_starts, duration=s.epsilon_decay)
+        random = torch.randint(self.network.spec.actions, actions.shape, generator=self._explorer)
+        explore = torch.rand(actions.shape, generator=self._explorer) < epsilon
+        return {Columns.ACTIONS: torch.where(explore.to(actions.device), random.to(actions.device), actions)}
+
+    def _forward_train(self, batch: dict[str, Any], **_: Any) -> dict[str, Tensor]:
+        """What `RainbowLearner.compute_loss_for_module` needs of a train batch."""
+        values = self.compute_q_values(batch)
+        with torch.no_grad():
+            choices = self.compute_q_values({Columns.OBS: batch[Columns.NEXT_OBS]})[QF_PREDS].argmax(1)
+            target = self.forward_target({Columns.OBS: batch[Columns.NEXT_OBS]})
+        rows = torch.arange(len(choices), device=choices.device)
+        best = QF_PROBS if self.network.spec.atoms > 1 else QF_PREDS
+        return {**values, "target_next": target[best][rows, choices]}

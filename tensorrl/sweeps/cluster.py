@@ -1,0 +1,89 @@
+"""The Ray that a sweep runs on: one of its own in this machine, or the one that `RAY_ADDRESS` names."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import TextIO, cast
+
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Without it, Ray keeps notices back and prints them from another thread (see `_WithoutRayMessages`).
+    "RAY_DEDUP_LOGS": "0",
+    # Tune's older reports: those that replaced them print a table even where none is asked for.
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    # An interrupt ends the sweep at once: its trials are checkpointed on disk, Tune's own state is not needed.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # Trials see the GPUs of the machine without reserving one, because many share one.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+_OBJECT_STORE = 100 * 2**20
+_MESSAGES_THREAD = "ray_listen_error_messages"
+
+
+@contextmanager
+def ray_session() -> Iterator[None]:
+    """Connects to Ray for the length of the block: quietly, and ending it only where it was started here.
+
+    A Ray that this process is connected to already is used as it is.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    import ray
+    from ray import tune  # noqa: F401  (the loggers to be quieted are there once it is imported)
+
+    with redirect_stdout(cast(TextIO, _WithoutRayMessages(sys.stdout))), _quiet_loggers():
+        if ray.is_initialized():
+            yield
+            return
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(log_to_driver=False, logging_level=logging.CRITICAL)
+        else:
+            ray.init(
+                "local",
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.CRITICAL,
+                object_store_memory=_OBJECT_STORE,
+            )
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _quiet_loggers() -> Iterator[None]:
+    """Keeps Ray's own reports of trials' failures off the terminal: the sweep's table has them."""
+    loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict if name.split(".")[0] == "ray"]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+class _WithoutRayMessages:
+    """Standard output without the notices of dead workers, which Ray prints there whatever its log level.
+
+    They would end up in the middle of a progress display or of JSON. The sweep reports such trials itself.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Writes `text`, unless it is Ray's."""
+        return len(text) if threading.current_thread().name == _MESSAGES_THREAD else self._stream.write(text)

@@ -1,0 +1,14 @@
+"""The record of trials in MLflow: mirrored from each trial's folder, which stays the truth."""
+
+from tensorrl.tracking.record import MlflowRecord
+from tensorrl.tracking.store import prepare_store, tracking_uri_for
+from tensorrl.tracking.sync import SyncOutcome, sync_directory, sync_missing
+
+__all__ = [
+    "MlflowRecord",
+    "SyncOutcome",
+    "prepare_store",
+    "sync_directory",
+    "sync_missing",
+    "tracking_uri_for",
+]

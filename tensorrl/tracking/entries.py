@@ -1,0 +1,143 @@
+"""What of a trial's folder becomes which MLflow parameter, tag and metric. Pure functions of the files' content."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from tensorrl.tracking.folder import STEP
+
+KEY_TAG = "tensorrl.key"
+SENTINEL = STEP
+"""The metric whose history says which progress lines MLflow already holds: every line has it, at its own step."""
+
+METRICS_PER_BATCH = 1000
+PARAMS_PER_BATCH = 100
+TAGS_PER_BATCH = 100
+_NAME_LENGTH = 250
+_PARAM_LENGTH = 6000
+_TAG_LENGTH = 5000
+_IDENTITY = ("game", "variant", "seed", "coefficients", "compression_ratio", "steps")
+_NO_TAG = frozenset({*_IDENTITY, "key", "commit", "settings", "network"})
+_ALSO_METRICS = ("compression_ratio", "coefficients")
+
+
+class Point(NamedTuple):
+    """One value of one metric; `timestamp` in milliseconds since the epoch, `step` in agent steps."""
+
+    name: str
+    value: float
+    timestamp: int
+    step: int
+
+
+def parameters(trial: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the MLflow parameters of a trial: its identity, its counts and every resolved setting.
+
+    A setting that shares a name with the trial's identity (`coefficients`, say) gives way to it; one that is unset
+    is left out.
+    """
+    given = dict(_flat(trial.get("settings") or {}, separator="."))
+    given |= {name: trial[name] for name in _IDENTITY if name in trial}
+    return {_name(name): _text(value)[:_PARAM_LENGTH] for name, value in given.items() if value is not None}
+
+
+def tags(trial: Mapping[str, Any], *, run_name: str) -> dict[str, str]:
+    """Returns the tags a run is created with: the trial's key first of all, by which the run is found again."""
+    found = {KEY_TAG: str(trial["key"]), "mlflow.runName": run_name, "mlflow.source.name": "tensorrl"}
+    if trial.get("commit"):
+        found["mlflow.source.git.commit"] = str(trial["commit"])
+    about = {name: value for name, value in trial.items() if name not in _NO_TAG}
+    found |= {f"tensorrl.{name}": _text(value) for name, value in _flat(about, separator=".") if value is not None}
+    return {_name(name): value[:_TAG_LENGTH] for name, value in found.items()}
+
+
+def description_points(trial: Mapping[str, Any], *, timestamp: int) -> list[Point]:
+    """Returns the counts that are metrics as well as parameters, so that MLflow can plot a score against them."""
+    return [Point(n, float(trial[n]), timestamp, 0) for n in _ALSO_METRICS if _is_figure(trial.get(n))]
+
+
+def line_points(line: Mapping[str, Any], *, timestamp: int) -> list[Point]:
+    """Returns one progress line's points, the sentinel last.
+
+    Args:
+        line: a line of `progress.jsonl`. Its `time` (seconds since the epoch), if it has one, is the points' time.
+        timestamp: the points' time in milliseconds where the line has none.
+    """
+    own: Any = line.get("time")
+    when = int(own * 1000) if _is_figure(own) else timestamp
+    step = int(line[STEP])
+    figures = ((n, v) for n, v in _flat(line) if _is_figure(v) and n not in (STEP, "time"))
+    return [*(Point(_name(n), float(v), when, step) for n, v in figures), Point(SENTINEL, float(step), when, step)]
+
+
+def final_points(
+    result: Mapping[str, Any], trial: Mapping[str, Any], lines: Iterable[Mapping[str, Any]], *, timestamp: int
+) -> list[Point]:
+    """Returns a finished trial's final figures as points at its last step.
+
+    What only repeats `trial.json` or the last progress line is left out. A figure that the progress lines have with
+    another value at the last step (`steps_per_second`: of the last stretch there, of the whole trial here) is named
+    `final_…`: a metric has one value at a step.
+    """
+    lines = list(lines)
+    names = {name for line in lines for name, _ in _flat(line)} | {SENTINEL}
+    last = dict(_flat(lines[-1])) if lines else {}
+    step = int(last[STEP]) if lines else int(trial.get("steps") or 0)
+    return [
+        Point(_name(f"final_{name}" if name in names else name), float(value), timestamp, step)
+        for name, value in _flat(_only_final(result, trial))
+        if _is_figure(value) and value != last.get(name)
+    ]
+
+
+def final_tags(result: Mapping[str, Any], trial: Mapping[str, Any]) -> dict[str, str]:
+    """Returns a finished trial's final texts (`parameters_sha256`, say) as tags `tensorrl.…`."""
+    texts = ((n, v) for n, v in _flat(_only_final(result, trial), separator=".") if isinstance(v, str))
+    return {_name(f"tensorrl.{n}"): v[:_TAG_LENGTH] for n, v in texts}
+
+
+def batches(groups: Iterable[list[Point]], size: int = METRICS_PER_BATCH) -> Iterator[list[Point]]:
+    """Packs groups of points (a line's each) into batches of at most `size`, never splitting a group that fits one.
+
+    MLflow writes a batch's metrics in one transaction, so a group is either there or not. One larger than a batch
+    is split in order: its sentinel, the last point, arrives when all else has.
+    """
+    batch: list[Point] = []
+    for group in groups:
+        if batch and len(batch) + len(group) > size:
+            yield batch
+            batch = []
+        batch = batch + group
+        while len(batch) > size:
+            yield batch[:size]
+            batch = batch[size:]
+    if batch:
+        yield batch
+
+
+def _only_final(result: Mapping[str, Any], trial: Mapping[str, Any]) -> dict[str, Any]:
+    return {n: v for n, v in result.items() if n not in trial and n != "time"}
+
+
+def _flat(values: Mapping[str, Any], *, separator: str = "/", prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, separator=separator, prefix=f"{prefix}{name}{separator}")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _is_figure(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _name(name: str) -> str:
+    return re.sub(r"[^\w\-. :/]", "_", name, flags=re.ASCII)[:_NAME_LENGTH]
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)

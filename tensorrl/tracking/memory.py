@@ -1,0 +1,48 @@
+"""What a trial's folder keeps about its record in MLflow, so that a later sync finds the same run or nothing to do."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from tensorrl.tracking.folder import read_json, read_trial
+
+MEMORY_FILE = "mlflow.json"
+
+
+def recall_experiment(directory: Path) -> str:
+    """Returns the experiment that a trial's folder was recorded in, by default the name of the folder around it."""
+    kept = (read_json(directory / MEMORY_FILE) or {}).get("experiment")
+    return kept if isinstance(kept, str) and kept else directory.absolute().parent.name or "tensorrl"
+
+
+def remember(directory: Path, *, experiment: str, complete_in: str | None = None) -> None:
+    """Keeps in the trial's folder where it is recorded.
+
+    Args:
+        directory: the trial's folder.
+        experiment: the MLflow experiment.
+        complete_in: the tracking URI of the store that holds the whole, finished trial; None while none does.
+    """
+    path, content = directory / MEMORY_FILE, _content(directory, experiment, complete_in)
+    if read_json(path) == content:
+        return
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content) + "\n")
+    os.replace(partial, path)
+
+
+def is_complete(directory: Path, *, experiment: str, tracking_uri: str) -> bool:
+    """Returns whether the store was seen to hold the whole, finished trial of this folder."""
+    return read_json(directory / MEMORY_FILE) == _content(directory, experiment, tracking_uri)
+
+
+def _content(directory: Path, experiment: str, complete_in: str | None) -> dict[str, Any]:
+    if complete_in is None:
+        return {"experiment": experiment}
+    # A digest, because a URI may hold a password; with the key, because the folder may come to hold another trial.
+    what = f"{complete_in} {(read_trial(directory) or {}).get('key')}"
+    return {"experiment": experiment, "complete": hashlib.sha256(what.encode()).hexdigest()}

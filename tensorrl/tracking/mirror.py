@@ -1,0 +1,190 @@
+"""Brings one MLflow run up to date with one trial's folder. Synchronous; every error is the caller's to handle.
+
+The folder is the truth and MLflow the copy, so nothing here remembers what was sent beyond one connection: after an
+error, or in another process, MLflow itself is asked. That makes each pass safe to repeat: a run is found by the
+trial's key, a progress line by the sentinel metric at its step, final figures by their presence. Times of points
+come from the folder, so a request that was answered too late and is sent again is recognised by the store as the
+same points.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tensorrl.tracking import entries, folder, store
+
+LOCK_FILE = ".mlflow.lock"
+
+
+class _Run(NamedTuple):
+    client: Any
+    run_id: str
+    status: str
+    steps: set[int]
+    metrics: frozenset[str]
+
+
+class Mirror:
+    """One trial's folder and its run in MLflow.
+
+    Args:
+        directory: the trial's folder.
+        tracking_uri: the store, as `store.tracking_uri_for` returns it.
+        experiment: the MLflow experiment that holds the run.
+
+    Attributes:
+        finished: MLflow holds the whole trial, its result included.
+    """
+
+    def __init__(self, directory: Path, *, tracking_uri: str, experiment: str) -> None:
+        self.directory = directory
+        self.tracking_uri = tracking_uri
+        self.experiment = experiment
+        self._run: _Run | None = None
+        self.finished = False
+
+    @property
+    def run_id(self) -> str | None:
+        """The run's id in MLflow, once it is known."""
+        return self._run.run_id if self._run else None
+
+    def forget(self) -> None:
+        """Drops what is known of the store, to be asked anew: what an error left there is not known."""
+        self._run = None
+
+    def catch_up(self, *, live: bool) -> int:
+        """Sends what the folder has and MLflow lacks; ends the run when the trial has its result.
+
+        Args:
+            live: the trial is being trained now, so an unfinished run is marked RUNNING.
+
+        Returns:
+            How many progress lines were sent. Nothing is sent while the folder holds no trial.
+
+        Raises:
+            Exception: whatever MLflow raises; call `forget`, then this again.
+        """
+        trial = folder.read_trial(self.directory)
+        if trial is None or self.finished:
+            return 0
+        # Before the lines: a result that appears between the two reads waits for the next pass.
+        result = folder.read_result(self.directory)
+        run = self._run = self._run or self._open(trial)
+        if live and result is None and run.status != "RUNNING":
+            run.client.update_run(run.run_id, status="RUNNING")
+            run = self._run = run._replace(status="RUNNING")
+        sent = self._send_lines(run)
+        if result is not None:
+            self._finish(run, trial, result)
+        return sent
+
+    def settle(self, status: str) -> None:
+        """Marks a run whose trial has no result as ended all the same: "FAILED" or "KILLED".
+
+        Raises:
+            Exception: whatever MLflow raises.
+        """
+        if self._run is not None and not self.finished and self._run.status != status:
+            self._run.client.set_terminated(self._run.run_id, status=status)
+            self._run = self._run._replace(status=status)
+
+    def _send_lines(self, run: _Run) -> int:
+        written = folder.modified_ms(self.directory / folder.PROGRESS_FILE) or _now_ms()
+        lines = [line for line in folder.read_progress(self.directory) if line[folder.STEP] not in run.steps]
+        for batch in entries.batches(entries.line_points(line, timestamp=written) for line in lines):
+            _log(run, metrics=batch)
+            run.steps.update(point.step for point in batch if point.name == entries.SENTINEL)
+        return len(lines)
+
+    def _finish(self, run: _Run, trial: dict[str, Any], result: dict[str, Any]) -> None:
+        ended = folder.modified_ms(self.directory / folder.RESULT_FILE) or _now_ms()
+        lines = folder.read_progress(self.directory)
+        points = entries.final_points(result, trial, lines, timestamp=ended)
+        if not any(point.name in run.metrics for point in points):
+            for batch in entries.batches([points]):
+                _log(run, metrics=batch)
+        _log(run, tags=entries.final_tags(result, trial))
+        if run.status != "FINISHED":
+            run.client.set_terminated(run.run_id, status="FINISHED", end_time=ended)
+        self._run = run._replace(status="FINISHED")
+        self.finished = True
+
+    def _open(self, trial: dict[str, Any]) -> _Run:
+        client = store.connect(self.tracking_uri)
+        experiment = _experiment_id(client, self.experiment, self.tracking_uri)
+        started = folder.modified_ms(self.directory / folder.TRIAL_FILE) or _now_ms()
+        found, steps = _find_run(client, experiment, trial["key"])
+        if found is None:
+            found = client.create_run(
+                experiment, start_time=started, tags=entries.tags(trial, run_name=self.directory.name)
+            )
+        held = found.data
+        run = _Run(client, found.info.run_id, found.info.status, steps, frozenset(held.metrics))
+        missing = {n: v for n, v in entries.parameters(trial).items() if n not in held.params}
+        points = [p for p in entries.description_points(trial, timestamp=started) if p.name not in held.metrics]
+        if missing or points:
+            _log(run, metrics=points, params=missing)
+        return run
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _experiment_id(client: Any, name: str, uri: str) -> str:
+    import mlflow.exceptions
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name, artifact_location=store.artifact_location(uri, name)))
+        except mlflow.exceptions.MlflowException:
+            # Another trial of the sweep may have created it in between; anything else shows again here.
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)
+
+
+def _find_run(client: Any, experiment: str, key: str) -> tuple[Any | None, set[int]]:
+    """Returns the run of a trial's key with the steps it holds, or None and no steps.
+
+    A creation that was answered too late and tried again leaves two runs. The fuller one is the trial's, the other
+    is deleted.
+    """
+    condition = f"tags.`{entries.KEY_TAG}` = '{key}'"
+    runs = list(client.search_runs([experiment], filter_string=condition, order_by=["attributes.start_time ASC"]))
+    if not runs:
+        return None, set()
+    held = [{int(m.step) for m in client.get_metric_history(r.info.run_id, entries.SENTINEL)} for r in runs]
+    best = max(range(len(runs)), key=lambda i: (len(held[i]), -i))
+    for index, run in enumerate(runs):
+        if index != best:
+            client.delete_run(run.info.run_id)
+    return runs[best], held[best]
+
+
+def _log(
+    run: _Run,
+    *,
+    metrics: list[entries.Point] | None = None,
+    params: dict[str, str] | None = None,
+    tags: dict[str, str] | None = None,
+) -> None:
+    from mlflow.entities import Metric, Param, RunTag
+
+    if metrics:
+        run.client.log_batch(run.run_id, metrics=[Metric(*point) for point in metrics])
+    for chunk in _chunks(params or {}, entries.PARAMS_PER_BATCH):
+        run.client.log_batch(run.run_id, params=[Param(*item) for item in chunk])
+    for chunk in _chunks(tags or {}, entries.TAGS_PER_BATCH):
+        run.client.log_batch(run.run_id, tags=[RunTag(*item) for item in chunk])
+
+
+def _chunks(values: dict[str, str], size: int) -> list[list[tuple[str, str]]]:
+    items = list(values.items())
+    return [items[start : start + size] for start in range(0, len(items), size)]

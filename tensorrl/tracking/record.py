@@ -1,0 +1,146 @@
+"""The live record of a trial: a daemon thread that keeps MLflow up to date and never holds training up."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from tensorrl.tracking import folder, store
+from tensorrl.tracking.memory import recall_experiment, remember
+from tensorrl.tracking.mirror import LOCK_FILE, Mirror
+
+_log = logging.getLogger(__name__)
+
+_PAUSE = 1.0
+"""Seconds between two passes: lines written in quick succession travel together."""
+_BACKOFF = (1.0, 60.0)
+"""Seconds before the first retry and at most before any; each wait is twice the one before."""
+_CLOSING_BACKOFF = 0.5
+
+
+class MlflowRecord:
+    """Mirrors a trial's folder into one MLflow run while the trial trains.
+
+    Nothing is read from the trial itself, only from its folder, and only after `poke`. A store that is down, slow or
+    refuses is tried again with growing pauses; what it missed is read from the folder and sent when it answers.
+
+    Args:
+        directory: the trial's folder; it may not exist yet.
+        tracking_uri: the MLflow store. None takes `MLFLOW_TRACKING_URI`, or an SQLite file beside the folder.
+        experiment: the MLflow experiment. None takes the one this folder was recorded in before, or the name of the
+            folder around it.
+
+    Attributes:
+        problem: what went wrong in the last try, in one line; None after one that succeeded.
+    """
+
+    def __init__(self, directory: Path, *, tracking_uri: str | None = None, experiment: str | None = None) -> None:
+        self.directory = directory.absolute()
+        self.tracking_uri = store.tracking_uri_for(self.directory, tracking_uri)
+        self.experiment = experiment or recall_experiment(self.directory)
+        self.problem: str | None = None
+        self._mirror = Mirror(self.directory, tracking_uri=self.tracking_uri, experiment=self.experiment)
+        self._news = threading.Event()
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._deadline = 0.0
+        self._failed = False
+        self._delivered = True
+        self._locked = False
+
+    @property
+    def run_id(self) -> str | None:
+        """The run's id in MLflow, once it is known."""
+        return self._mirror.run_id
+
+    @property
+    def delivered(self) -> bool:
+        """Whether MLflow holds everything the folder did when the record was closed."""
+        return self._delivered
+
+    def poke(self) -> None:
+        """Says that the trial's folder has something new. Returns at once, never raises."""
+        if self._thread is None:
+            self._delivered = False
+            self._thread = threading.Thread(target=self._work, name="mlflow-record", daemon=True)
+            self._thread.start()
+        self._news.set()
+
+    def close(self, timeout: float = 30.0, *, failed: bool = False) -> None:
+        """Delivers what is left and ends the run: FINISHED where the trial has its result, else FAILED or KILLED.
+
+        Never raises, and does nothing when it was called before.
+
+        Args:
+            timeout: seconds to try for. What is then undelivered is said in one line of the log and stays in the
+                folder, for the trial's next start or for `sync_directory`.
+            failed: a trial without a result ended by an error (FAILED), not by being interrupted (KILLED).
+        """
+        if self._closing.is_set() or (self._thread is None and folder.read_trial(self.directory) is None):
+            return
+        self._failed = failed
+        self._deadline = time.monotonic() + timeout
+        # In this order: the thread waits for news before it looks whether this is the end.
+        self._closing.set()
+        self.poke()
+        if self._thread is not None:
+            self._thread.join(timeout)
+        if not self._delivered:
+            reason = self.problem or "no answer in time"
+            _log.warning("MLflow lacks a part of %s (%s); it stays there to be synced", self.directory, reason)
+
+    def _work(self) -> None:
+        """The thread. It holds the folder's lock from the first pass to its own end, so that no sync sends the same."""
+        with ExitStack() as held:
+            self._keep_up(held)
+
+    def _keep_up(self, held: ExitStack) -> None:
+        """One pass after every poke, retried until it succeeds or the deadline of `close` is past."""
+        pause = 0.0
+        while True:
+            if not pause:
+                self._news.wait()
+                self._news.clear()
+            # Read before the pass, so that the last pass has seen everything written before `close`.
+            closing = self._closing.is_set()
+            try:
+                self._pass(held, closing=closing)
+            except Exception as error:
+                self._mirror.forget()
+                self.problem = one_line(error)
+                _log.info("MLflow at %s: %s; tried again later", self.tracking_uri, self.problem)
+                pause = min(2 * pause or _BACKOFF[0], _BACKOFF[1])
+                if closing:
+                    if time.monotonic() + _CLOSING_BACKOFF > self._deadline:
+                        return
+                    time.sleep(_CLOSING_BACKOFF)
+                else:
+                    self._closing.wait(pause)
+            else:
+                self.problem, pause = None, 0.0
+                if closing:
+                    self._delivered = True
+                    return
+                self._closing.wait(_PAUSE)
+
+    def _pass(self, held: ExitStack, *, closing: bool) -> None:
+        if folder.read_trial(self.directory) is None:
+            return
+        if not self._locked:
+            held.enter_context(store.file_lock(self.directory / LOCK_FILE, wait=False))
+            self._locked = True
+            remember(self.directory, experiment=self.experiment)
+        self._mirror.catch_up(live=not closing)
+        if self._mirror.finished:
+            remember(self.directory, experiment=self.experiment, complete_in=self.tracking_uri)
+        if closing:
+            self._mirror.settle("FAILED" if self._failed else "KILLED")
+
+
+def one_line(error: BaseException) -> str:
+    """Returns what an error says as one line of at most 200 characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:199]}…"

@@ -1,0 +1,129 @@
+"""Where the MLflow record is kept, and how this process reaches it: quietly, and promptly when it does not answer."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+STORE_FILE = "mlflow.db"
+ARTIFACTS_FOLDER = "mlartifacts"
+_SQLITE = "sqlite:///"
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    # MLflow's own retries block for minutes and may create a run twice; the record retries itself, after a look.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+}
+
+
+def tracking_uri_for(directory: Path, given: str | None = None) -> str:
+    """Returns the tracking URI for a trial's folder, with paths made absolute (trials run in other folders).
+
+    Args:
+        directory: the trial's folder.
+        given: an explicit URI, which wins; then `MLFLOW_TRACKING_URI`; then an SQLite file beside the folder.
+    """
+    uri = given or os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{directory.absolute().parent / STORE_FILE}"
+    path = sqlite_path(uri)
+    if path is not None:
+        _, mark, query = uri.partition("?")
+        return f"{_SQLITE}{path}{mark}{query}"
+    return uri if ":" in uri or uri.startswith("databricks") else str(Path(uri).absolute())
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """Returns the absolute path of the file behind an SQLite tracking URI, or None for any other store."""
+    if not uri.startswith(_SQLITE):
+        return None
+    name = uri.removeprefix(_SQLITE).partition("?")[0]
+    return Path(name).absolute() if name and name != ":memory:" else None
+
+
+def artifact_location(uri: str, experiment: str) -> str | None:
+    """Returns where a new experiment keeps its artifacts: beside an SQLite file; None leaves it to the server."""
+    path = sqlite_path(uri)
+    folder = "".join(c if c.isalnum() or c in "-_." else "_" for c in experiment)
+    return None if path is None else (path.parent / ARTIFACTS_FOLDER / folder).as_uri()
+
+
+def connect(uri: str) -> Any:
+    """Returns an `MlflowClient` of the store, which is created where it is a new SQLite file.
+
+    MLflow is imported here, not at the top: it takes a second, which a trial pays off its training thread.
+
+    Args:
+        uri: as `tracking_uri_for` returns it.
+
+    Raises:
+        Exception: whatever MLflow or the database raises where the store cannot be reached or is of another version.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import mlflow
+
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        path = sqlite_path(uri)
+        if path is None:
+            return mlflow.MlflowClient(tracking_uri=uri)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with file_lock(path.with_name(f".{path.name}.lock")):
+            if not path.exists():
+                _create_sqlite(path)
+            return mlflow.MlflowClient(tracking_uri=uri)
+
+
+def _create_sqlite(path: Path) -> None:
+    """Creates a store aside and moves it in place: MLflow cannot go on from a schema whose making was cut short."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    partial = path.with_name(f".{path.name}.partial")
+    for leftover in (partial, partial.with_name(f"{partial.name}-journal")):
+        leftover.unlink(missing_ok=True)
+    made = SqlAlchemyStore(f"{_SQLITE}{partial}", (path.parent / ARTIFACTS_FOLDER).as_uri())
+    made.engine.dispose()
+    os.replace(partial, path)
+
+
+def prepare_store(uri: str) -> None:
+    """Creates the schema of an SQLite store once, so that trials that start together find it ready.
+
+    Another store than an SQLite file is left alone: its server prepares it.
+
+    Args:
+        uri: as `tracking_uri_for` returns it.
+    """
+    if sqlite_path(uri) is not None:
+        connect(uri)
+
+
+class LockedError(RuntimeError):
+    """Another process holds the lock."""
+
+
+@contextmanager
+def file_lock(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Holds an exclusive lock on the file `path`; the system releases it when the process ends, however it ends.
+
+    Args:
+        path: the lock file, created where it is missing and left in place.
+        wait: wait for another holder to let go, else raise at once.
+
+    Raises:
+        LockedError: another process holds it and `wait` is False.
+    """
+    with path.open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LockedError(f"{path.parent}: another process is at work here") from None
+        yield

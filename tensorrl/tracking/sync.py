@@ -1,0 +1,105 @@
+"""Catches MLflow up with folders on disk: trials that ran where there was no server, or while it was down."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from tensorrl.errors import InputError
+from tensorrl.tracking import store
+from tensorrl.tracking.folder import read_trial
+from tensorrl.tracking.memory import is_complete, recall_experiment, remember
+from tensorrl.tracking.mirror import LOCK_FILE, Mirror
+from tensorrl.tracking.record import one_line
+
+_GIVE_UP_AFTER = 3
+"""A store that failed for this many folders in a row is taken to be down: each more could cost a time-out."""
+
+
+class SyncOutcome(NamedTuple):
+    """What became of one trial's folder: its run and how many progress lines were sent, or the problem in one line."""
+
+    directory: Path
+    run_id: str | None
+    lines_sent: int
+    problem: str | None
+
+
+def sync_directory(
+    directory: Path, *, tracking_uri: str | None = None, experiment: str | None = None
+) -> list[SyncOutcome]:
+    """Sends to MLflow what it lacks of every trial's folder at and below `directory`.
+
+    Safe to repeat and to interrupt: a run is found again by its trial's key, and what it holds is not sent again.
+    A folder whose trial is being recorded by another process is left to that process.
+
+    Args:
+        directory: a trial's folder, or any folder above some.
+        tracking_uri: the MLflow store. None takes `MLFLOW_TRACKING_URI`, or an SQLite file beside each folder.
+        experiment: the MLflow experiment. None takes for each folder the one it was recorded in before, or the name
+            of the folder around it.
+
+    Returns:
+        One outcome per trial's folder, in the order of their paths.
+
+    Raises:
+        InputError: `directory` is no folder.
+    """
+    if not directory.is_dir():
+        raise InputError(f"{directory}: no such folder (allowed: a trial's folder, or one above trials' folders)")
+    return _sync_all(
+        (folder, store.tracking_uri_for(folder, tracking_uri), experiment or recall_experiment(folder))
+        for folder in _trial_folders(directory.absolute())
+    )
+
+
+def sync_missing(directories: Iterable[Path], *, tracking_uri: str, experiment: str) -> list[SyncOutcome]:
+    """Like `sync_directory` for trials' folders, but asks the store only about those not yet seen complete there.
+
+    Args:
+        directories: trials' folders; one that holds no trial is passed over.
+        tracking_uri: the MLflow store, as `store.tracking_uri_for` returns it.
+        experiment: the MLflow experiment.
+
+    Returns:
+        One outcome per folder that was not complete.
+    """
+    return _sync_all(
+        (folder, tracking_uri, experiment)
+        for folder in directories
+        if read_trial(folder) is not None and not is_complete(folder, experiment=experiment, tracking_uri=tracking_uri)
+    )
+
+
+def _sync_all(trials: Iterable[tuple[Path, str, str]]) -> list[SyncOutcome]:
+    outcomes: list[SyncOutcome] = []
+    failures = 0
+    for folder, uri, experiment in trials:
+        if failures >= _GIVE_UP_AFTER:
+            outcomes.append(SyncOutcome(folder, None, 0, outcomes[-1].problem))
+            continue
+        outcome = _sync(folder, uri, experiment)
+        failures = failures + 1 if outcome.problem else 0
+        outcomes.append(outcome)
+    return outcomes
+
+
+def _sync(directory: Path, uri: str, experiment: str) -> SyncOutcome:
+    mirror = Mirror(directory, tracking_uri=uri, experiment=experiment)
+    try:
+        with store.file_lock(directory / LOCK_FILE, wait=False):
+            sent = mirror.catch_up(live=False)
+            mirror.settle("KILLED")
+            remember(directory, experiment=experiment, complete_in=uri if mirror.finished else None)
+    except Exception as error:
+        return SyncOutcome(directory, mirror.run_id, 0, one_line(error))
+    return SyncOutcome(directory, mirror.run_id, sent, None)
+
+
+def _trial_folders(directory: Path) -> Iterator[Path]:
+    for name, below, _ in os.walk(directory):
+        below[:] = sorted(n for n in below if not n.startswith("."))
+        if read_trial(Path(name)) is not None:
+            yield Path(name)

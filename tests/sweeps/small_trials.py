@@ -1,0 +1,59 @@
+"""A trial as small as can be, to run sweeps with: its folder is written as a real one's, in milliseconds.
+
+What goes wrong with it is asked for by files in the sweep's folder, because it runs in another process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tensorrl.errors import InputError
+from tensorrl.trial import Record, TrialSpec
+
+LINE = 100
+
+
+def run(spec: TrialSpec, out: Path, *, resume: bool, record: Callable[[Path], Record] | None = None) -> dict[str, Any]:
+    assert resume
+    out.mkdir(parents=True, exist_ok=True)
+    trial = {"key": spec.key, "game": spec.game, "variant": spec.variant, "seed": spec.seed, "steps": spec.steps}
+    (out / "trial.json").write_text(json.dumps(trial | {"coefficients": 10, "compression_ratio": 2.0, "settings": {}}))
+    with (out.parent / "begun.txt").open("a") as begun:
+        begun.write(f"{out.name} {os.getpid()} {os.environ.get('OMP_NUM_THREADS')} {spec.threads}\n")
+    keeper = record(out) if record is not None else None
+    progress = out / "progress.jsonl"
+    done = len(progress.read_text().splitlines()) * LINE if progress.exists() else 0
+    for step in range(done + LINE, spec.steps + 1, LINE):
+        time.sleep(_number(out.parent / "pause"))
+        _misbehave(out, step)
+        with progress.open("a") as lines:
+            lines.write(json.dumps({"agent_steps": step, "loss": 1 / step, "steps_per_second": 123.0}) + "\n")
+        if keeper is not None:
+            keeper.poke()
+    result = trial | {"score": float(spec.seed), "parameters_sha256": "f" * 64}
+    (out / "result.json").write_text(json.dumps(result))
+    return result
+
+
+def _number(path: Path) -> float:
+    return float(path.read_text()) if path.exists() else 0.0
+
+
+def _misbehave(out: Path, step: int) -> None:
+    """Fails at the step that a file `<how>-<folder>` names, as many times as it has lines."""
+    for how in ("raise", "die", "refuse"):
+        orders = out.parent / f"{how}-{out.name}"
+        steps = orders.read_text().splitlines() if orders.exists() else []
+        if steps and step == int(steps[0]):
+            orders.write_text("".join(line + "\n" for line in steps[1:]))
+            if how == "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if how == "refuse":
+                raise InputError("the folder holds something else")
+            raise RuntimeError(f"step {step} went wrong\nand this is why")

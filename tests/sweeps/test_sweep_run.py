@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tensorrl.errors import InputError
+from tensorrl.sweeps import CellStatus, SweepSpec, cells, run_sweep, sweep_status, worker
+from tensorrl.sweeps.run import last_lines
+from tensorrl.tracking import prepare_store
+from tensorrl.tracking.store import connect, file_lock
+
+HERE = Path(__file__).parent
+
+
+def sweep(**changes: Any) -> SweepSpec:
+    fields = {"name": "tiny", "games": ["pong"], "variants": ["rainbow", "denoised"], "seeds": [0], "steps": 500}
+    return SweepSpec.model_validate(fields | changes)
+
+
+@pytest.fixture(autouse=True)
+def _small_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "TRIAL_FUNCTION", "small_trials:run")
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[None]:
+    """One Ray for the tests that do not test how Ray is started: two cores, whatever the machine has."""
+    import ray
+
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+def runs_in(out: Path) -> list[Any]:
+    client = connect(f"sqlite:///{out / 'mlflow.db'}")
+    return list(client.search_runs([client.get_experiment_by_name("tiny").experiment_id]))
+
+
+def begun(out: Path) -> list[list[str]]:
+    path = out / "begun.txt"
+    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.mark.usefixtures("ray")
+def test_every_trial_is_run_recorded_and_reported_and_never_run_again(tmp_path: Path) -> None:
+    out = tmp_path / "tiny"
+    seen: list[list[CellStatus]] = []
+    rows = run_sweep(sweep(), out, on_update=seen.append)
+    assert [(row.folder.name, row.state, row.agent_steps) for row in rows] == [
+        ("pong-rainbow-seed0", "finished", 500),
+        ("pong-denoised-seed0", "finished", 500),
+    ]
+    assert [row.result["score"] for row in rows if row.result] == [0.0, 0.0]
+    assert seen[-1] == rows
+    assert [row.state for row in sweep_status(sweep(), out)] == ["finished", "finished"]
+    assert sorted((run.info.run_name, run.info.status) for run in runs_in(out)) == [
+        ("pong-denoised-seed0", "FINISHED"),
+        ("pong-rainbow-seed0", "FINISHED"),
+    ]
+    assert {(threads, asked) for _, _, threads, asked in begun(out)} == {("1", "1")}
+
+    assert run_sweep(sweep(), out) == rows
+    assert len(begun(out)) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray")
+def test_a_failed_trial_goes_on_from_where_it_was_and_a_hopeless_one_is_reported_while_the_rest_goes_on(
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "tiny"
+    out.mkdir()
+    (out / "raise-pong-rainbow-seed0").write_text("300\n" * 2)
+    (out / "die-pong-rainbow-seed1").write_text("200\n")
+    (out / "raise-pong-rainbow-seed2").write_text("200\n" * 9)
+    (out / "refuse-pong-rainbow-seed3").write_text("200\n" * 9)
+    rows = run_sweep(sweep(variants=["rainbow"], seeds=5), out)
+    assert [row.state for row in rows] == ["finished", "finished", "failed", "failed", "finished"]
+    assert [row.failures for row in rows] == [2, 1, 3, 0, 0]
+    tries = Counter(name for name, *_ in begun(out))
+    assert [tries[f"pong-rainbow-seed{seed}"] for seed in range(5)] == [3, 2, 3, 1, 1]
+    assert rows[2].error[-2:] == ("RuntimeError: step 200 went wrong", "and this is why")
+    assert rows[3].error == ("the folder holds something else",)
+    assert rows[0].error == ()
+    assert rows[2].agent_steps == 100
+    status = {run.data.params["seed"]: run.info.status for run in runs_in(out)}
+    assert status == {"0": "FINISHED", "1": "FINISHED", "2": "FAILED", "3": "FAILED", "4": "FINISHED"}
+
+    (out / "raise-pong-rainbow-seed2").unlink()
+    (out / "refuse-pong-rainbow-seed3").unlink()
+    rows = run_sweep(sweep(variants=["rainbow"], seeds=5), out)
+    assert [row.state for row in rows] == ["finished"] * 5
+    tries = Counter(name for name, *_ in begun(out))
+    assert [tries[f"pong-rainbow-seed{seed}"] for seed in range(5)] == [3, 2, 4, 2, 1]
+    client = connect(f"sqlite:///{out / 'mlflow.db'}")
+    for run in runs_in(out):
+        assert run.info.status == "FINISHED"
+        history = client.get_metric_history(run.info.run_id, "loss")
+        assert sorted(metric.step for metric in history) == [100, 200, 300, 400, 500]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray")
+def test_as_many_trials_run_at_once_as_cores_allow_or_as_was_asked(tmp_path: Path) -> None:
+    def most_at_once(out: Path, **limits: Any) -> int:
+        out.mkdir()
+        (out / "pause").write_text("0.5")
+        counts: list[int] = []
+        run_sweep(
+            sweep(seeds=2, **limits),
+            out,
+            on_update=lambda rows: counts.append([r.state for r in rows].count("running")),
+        )
+        return max(counts)
+
+    assert most_at_once(tmp_path / "free") == 2
+    assert most_at_once(tmp_path / "limited", max_concurrent=1) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray")
+def test_progress_that_cannot_be_shown_does_not_end_the_sweep(tmp_path: Path) -> None:
+    def broken(rows: list[CellStatus]) -> None:
+        raise RuntimeError("no terminal")
+
+    rows = run_sweep(sweep(variants=["rainbow"]), tmp_path / "tiny", on_update=broken)
+    assert [row.state for row in rows] == ["finished"]
+
+
+@pytest.mark.usefixtures("ray")
+def test_more_cores_than_there_are_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cpus: 3 of each trial are more than any machine has \(allowed: 1 to 2\)"):
+        run_sweep(sweep(cpus=3), tmp_path / "tiny")
+    assert not begun(tmp_path / "tiny")
+
+
+def test_a_folder_of_another_trial_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    folder = tmp_path / "tiny" / "pong-denoised-seed0"
+    folder.mkdir(parents=True)
+    (folder / "trial.json").write_text('{"key": "of another"}')
+    with pytest.raises(InputError, match="pong-denoised-seed0: holds another trial"):
+        run_sweep(sweep(), tmp_path / "tiny")
+    assert [path.name for path in (tmp_path / "tiny").iterdir()] == ["pong-denoised-seed0"]
+
+
+def test_a_second_driver_of_the_same_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "tiny" / ".tune").mkdir(parents=True)
+    with (
+        file_lock(tmp_path / "tiny" / ".tune" / "driver.lock"),
+        pytest.raises(InputError, match="another process runs a sweep in this folder"),
+    ):
+        run_sweep(sweep(), tmp_path / "tiny")
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written to: Not a directory"):
+        run_sweep(sweep(), tmp_path / "file" / "tiny")
+
+
+def test_what_an_error_says_last_is_kept_without_colours() -> None:
+    assert last_lines("one\n\n\x1b[36mtwo\x1b[0m  \nthree\n", 2) == ("two", "three")
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from tensorrl.sweeps import SweepSpec, run_sweep, worker
+worker.TRIAL_FUNCTION = "small_trials:run"
+spec = SweepSpec.model_validate(
+    {"name": "tiny", "games": ["pong"], "variants": ["rainbow", "denoised"], "seeds": 2, "steps": 2000}
+)
+rows = run_sweep(spec, Path(sys.argv[1]))
+sys.exit([row.state for row in rows] != ["finished"] * 4)
+"""
+
+
+def drive(out: Path, **options: Any) -> subprocess.Popen[str]:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-c", DRIVER, out.name]
+    return subprocess.Popen(command, env=environment, cwd=out.parent, **(pipes | options))
+
+
+def wait_for(condition: Any, seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_sweep_that_was_killed_or_interrupted_is_completed_by_the_same_command_quietly(
+    tmp_path: Path, how: signal.Signals
+) -> None:
+    out = tmp_path / "tiny"
+    out.mkdir()
+    (out / "pause").write_text("0.1")
+    prepare_store(f"sqlite:///{out / 'mlflow.db'}")
+    for count in (1, 3):
+        first = drive(out, stderr=subprocess.DEVNULL)
+        wait_for(lambda: len(begun(out)) >= count)  # noqa: B023
+        time.sleep(0.7)
+        first.send_signal(how)
+        assert first.wait(30) != 0
+    (out / "pause").write_text("0")
+    last = drive(out)
+    assert last.communicate(timeout=120) == ("", "")
+    assert last.returncode == 0
+    assert not (out.parent / "ray_results").exists()
+    client = connect(f"sqlite:///{out / 'mlflow.db'}")
+    runs = runs_in(out)
+    assert len(runs) == 4
+    for run in runs:
+        assert run.info.status == "FINISHED"
+        history = client.get_metric_history(run.info.run_id, "loss")
+        assert sorted(metric.step for metric in history) == list(range(100, 2001, 100))
+
+
+def test_a_result_that_never_reached_mlflow_is_sent_when_the_sweep_is_run_again(tmp_path: Path) -> None:
+    """A trial killed between its result and the end of its record: it is finished, and so not run again."""
+    import small_trials
+
+    out = tmp_path / "tiny"
+    for cell in cells(sweep()):
+        small_trials.run(cell, out / f"pong-{cell.variant}-seed0", resume=True)
+    rows = run_sweep(sweep(), out)
+    assert [row.state for row in rows] == ["finished", "finished"]
+    assert len(begun(out)) == 2
+    assert [run.info.status for run in runs_in(out)] == ["FINISHED", "FINISHED"]

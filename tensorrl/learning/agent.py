@@ -105,10 +105,12 @@ class Agent:
         The network chooses the action, the target network says what it is worth.
         """
         network, target, rows = self.network, self.target, self._rows(batch)
-        choices = network.q_values(network(batch.next_stacks)).argmax(1)
+        # Converted once, for both networks.
+        stacks = batch.next_stacks.to(network.support.dtype)
+        choices = network.q_values(network(stacks)).argmax(1)
         if target.is_noisy:
             target.draw_noise(self.generator)
-        bootstraps: Tensor = target(batch.next_stacks)[rows, choices]
+        bootstraps: Tensor = target(stacks)[rows, choices]
         if network.spec.atoms > 1:
             return categorical_projection(bootstraps.softmax(1), batch.returns, batch.discounts, target.support)
         return batch.returns + batch.discounts * bootstraps

@@ -115,7 +115,8 @@ class Replay:
         self.frame_shape = frame_shape
         # One frame more than slots: the last stays zero and stands for what came before a game began.
         self.frames = torch.zeros(capacity + 1, *frame_shape, dtype=frame_dtype, device=device)
-        self.ages = torch.zeros(capacity, dtype=torch.int64, device=device)
+        self.rows = torch.full((capacity, stack), capacity, dtype=torch.int64, device=device)
+        """(capacity, stack): where the frames of each slot's stack lie, oldest first."""
         self.actions = torch.zeros(capacity, dtype=torch.int64, device=device)
         self.returns = torch.zeros(capacity, dtype=torch.float32, device=device)
         self.discounts = torch.zeros(capacity, dtype=torch.float32, device=device)
@@ -124,10 +125,8 @@ class Replay:
         self.max_priority = torch.ones((), dtype=torch.float64, device=device)
         self.writes = 0
         self.count = 0
-        self._age = 0
         self._pending: deque[tuple[int, float]] = deque()
         self._powers = [discount**k for k in range(n_step + 1)]
-        self._offsets = torch.arange(stack - 1, -1, -1, device=device)
 
     @property
     def _slot(self) -> int:
@@ -135,7 +134,7 @@ class Replay:
 
     def begin_game(self, frame: Tensor) -> None:
         """Starts a game with its first stored frame."""
-        self._write_frame(frame, age=0)
+        self._write_frame(frame, first=True)
 
     def add(self, action: int, reward: float, frame: Tensor, *, terminal: bool, over: bool) -> None:
         """Adds the transition from the newest frame.
@@ -151,23 +150,23 @@ class Replay:
         self.actions[slot] = action
         self._pending.append((slot, reward))
         if not over or not terminal:
-            self._write_frame(frame, age=self._age + 1)
+            self._write_frame(frame, first=False)
         if terminal or over:
             while self._pending:
                 self._finish_oldest(bootstrap=slot if terminal else self._slot, terminal=terminal)
         elif len(self._pending) == self.n_step:
             self._finish_oldest(bootstrap=self._slot, terminal=False)
 
-    def _write_frame(self, frame: Tensor, age: int) -> None:
-        slot = self.writes % self.capacity
+    def _write_frame(self, frame: Tensor, *, first: bool) -> None:
+        slot, before = self.writes % self.capacity, self._slot
         if self.writes >= self.capacity:
             # The stacks of the next `stack − 1` slots reach back to the frame that goes now.
             stale = (slot + torch.arange(self.stack, device=self.device)) % self.capacity
             self.count -= int((self.distribution.priorities.view(-1)[stale] > 0).sum())
             self.distribution.set(stale, 0.0)
         self.frames[slot] = frame
-        self.ages[slot] = min(age, self.stack - 1)
-        self._age = age
+        self.rows[slot, :-1] = self.capacity if first else self.rows[before, 1:]
+        self.rows[slot, -1] = slot
         self.writes += 1
 
     def _finish_oldest(self, *, bootstrap: int, terminal: bool) -> None:
@@ -187,9 +186,7 @@ class Replay:
 
     def _gather(self, slots: Tensor) -> Tensor:
         """Stacks (batch, stack, *stored frame) of slots (batch,)."""
-        rows = (slots[:, None] - self._offsets) % self.capacity
-        rows = torch.where(self._offsets > self.ages[slots][:, None], self.capacity, rows)
-        frames = self.frames.index_select(0, rows.view(-1))
+        frames = self.frames.index_select(0, self.rows[slots].view(-1))
         return frames.view(len(slots), self.stack, *self.frame_shape)
 
     def sample(self, batch: int, beta: float, generator: torch.Generator) -> Batch:
@@ -230,7 +227,7 @@ class Replay:
         """Everything but the frames, of the slots in use: tensors, and plain values under "plain"."""
         used = min(self.writes, self.capacity)
         return {
-            "ages": self.ages[:used].to(torch.uint8),
+            "rows": self.rows[:used].to(torch.int32),
             "actions": self.actions[:used].to(torch.uint8),
             "returns": self.returns[:used],
             "discounts": self.discounts[:used],
@@ -240,7 +237,6 @@ class Replay:
             "plain": {
                 "writes": self.writes,
                 "count": self.count,
-                "age": self._age,
                 "pending": [list(item) for item in self._pending],
                 "capacity": self.capacity,
             },
@@ -256,11 +252,11 @@ class Replay:
         if plain["capacity"] != self.capacity:
             raise ValueError(f"state of a replay with capacity {plain['capacity']}, not {self.capacity}")
         used = min(plain["writes"], self.capacity)
-        for name in ("ages", "actions", "returns", "discounts", "bootstraps"):
+        for name in ("rows", "actions", "returns", "discounts", "bootstraps"):
             target = getattr(self, name)
             target[:used] = state[name].to(target)
         self.distribution.priorities.view(-1)[:used] = state["priorities"].to(self.device)
         self.distribution.sums.copy_(self.distribution.priorities.sum(1))
         self.max_priority = state["max_priority"].to(self.device).clone()
-        self.writes, self.count, self._age = plain["writes"], plain["count"], plain["age"]
+        self.writes, self.count = plain["writes"], plain["count"]
         self._pending = deque((int(slot), float(reward)) for slot, reward in plain["pending"])

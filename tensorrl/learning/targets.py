@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -9,8 +10,9 @@ from torch.nn import functional as F
 def categorical_projection(probabilities: Tensor, returns: Tensor, discounts: Tensor, support: Tensor) -> Tensor:
     """Projects the distribution of R + γ Z onto the support of Z (Bellemare et al. 2017, algorithm 1).
 
-    Each shifted atom, clipped to the ends, is shared between its two neighbours in proportion to nearness. Written as
-    a hat function over all pairs of atoms, an atom that falls on the support keeps its whole mass.
+    Each shifted atom, clipped to the ends, is shared between its two neighbours in proportion to nearness. The lower
+    neighbour is never the last atom, so that an atom on the support, or at its top, keeps its whole mass without a
+    case of its own.
 
     Args:
         probabilities: (batch, atoms), of Z at the bootstrap state.
@@ -21,11 +23,18 @@ def categorical_projection(probabilities: Tensor, returns: Tensor, discounts: Te
     Returns:
         (batch, atoms), rows summing to 1.
     """
-    low, high, step = support[0], support[-1], support[1] - support[0]
-    shifted = (returns[:, None] + discounts[:, None] * support).clamp_(low, high)
-    distance = (shifted[:, None, :] - support[:, None]).abs_().div_(step)  # (batch, to, from)
-    hats = distance.neg_().add_(1).clamp_(min=0)
-    return hats.bmm(probabilities[:, :, None]).squeeze(2)
+    batch, atoms = probabilities.shape
+    low, step = support[0], support[1] - support[0]
+    shifted = torch.addcmul(returns[:, None], discounts[:, None], support)
+    places = shifted.sub_(low).div_(step).clamp_(0, atoms - 1)
+    lower = places.floor().clamp_(max=atoms - 2)
+    upper_mass = (places - lower) * probabilities
+    rows = torch.arange(0, batch * atoms, atoms, device=support.device)
+    slots = (lower.long() + rows[:, None]).view(-1)
+    projected = torch.zeros(batch * atoms, dtype=probabilities.dtype, device=support.device)
+    projected.index_add_(0, slots, (probabilities - upper_mass).view(-1))
+    projected.index_add_(0, slots + 1, upper_mass.view(-1))
+    return projected.view(batch, atoms)
 
 
 def categorical_losses(logits: Tensor, targets: Tensor) -> Tensor:

@@ -20,11 +20,14 @@ class PatchConv(nn.Linear):
         out_channels: output channels.
         kernel: height and width of a patch.
         channels_last: whether a patch is laid out (row, column, channel) instead of (channel, row, column).
+        scale: what the patches are multiplied by, inside the matrix product.
     """
 
-    def __init__(self, channels: int, out_channels: int, kernel: int, *, channels_last: bool = False) -> None:
+    def __init__(
+        self, channels: int, out_channels: int, kernel: int, *, channels_last: bool = False, scale: float = 1.0
+    ) -> None:
         super().__init__(channels * kernel * kernel, out_channels)
-        self.channels, self.kernel_size, self.channels_last = channels, kernel, channels_last
+        self.channels, self.kernel_size, self.channels_last, self.scale = channels, kernel, channels_last, scale
 
     @property
     def kernel(self) -> Tensor:
@@ -36,11 +39,11 @@ class PatchConv(nn.Linear):
 
     def forward(self, patches: Tensor) -> Tensor:
         """Maps patches (batch, positions, channels·kernel²) to (batch, positions, out_channels)."""
-        if patches.is_contiguous():
+        if patches.is_contiguous() and self.scale == 1:
             return F.linear(patches, self.weight, self.bias)
         # A transposed view goes to the matrix product as it is; `linear` would copy it first.
         weight = self.weight.t().expand(patches.shape[0], -1, -1)
-        return torch.baddbmm(self.bias, patches, weight)
+        return torch.baddbmm(self.bias, patches, weight, alpha=self.scale)
 
 
 class DataEfficientTorso(nn.Module):
@@ -58,7 +61,7 @@ class DataEfficientTorso(nn.Module):
 
     def __init__(self, stack: int = 4) -> None:
         super().__init__()
-        self.conv1 = PatchConv(stack, 32, 5)
+        self.conv1 = PatchConv(stack, 32, 5, scale=1 / 255)
         self.conv2 = PatchConv(32, 64, 5, channels_last=True)
 
     @staticmethod
@@ -68,9 +71,9 @@ class DataEfficientTorso(nn.Module):
         return patches.permute(0, 3, 6, 1, 4, 2, 5).reshape(-1, 25, 225)
 
     def forward(self, stacks: Tensor) -> Tensor:
-        """Maps stacks (batch, stack, 25, 225) uint8 to features (batch, 64, 3, 3)."""
+        """Maps stacks (batch, stack, 25, 225), uint8 or already float, to features (batch, 64, 3, 3)."""
         batch = stacks.shape[0]
-        pixels = stacks.reshape(batch, -1, 225).to(self.conv1.weight.dtype).mul_(1 / 255)
+        pixels = stacks.reshape(batch, -1, 225).to(self.conv1.weight.dtype)
         first = F.relu_(self.conv1(pixels.transpose(1, 2)))
         second = F.relu_(self.conv2(first.view(batch, 9, 800)))
         return second.transpose(1, 2).reshape(batch, 64, 3, 3)
@@ -95,8 +98,8 @@ class NatureTorso(nn.Module):
         return frames
 
     def forward(self, stacks: Tensor) -> Tensor:
-        """Maps stacks (batch, stack, 84, 84) uint8 to features (batch, 64, 7, 7)."""
-        x = stacks.to(self.conv1.weight.dtype).mul_(1 / 255)
+        """Maps stacks (batch, stack, 84, 84), uint8 or already float, to features (batch, 64, 7, 7)."""
+        x = stacks.to(self.conv1.weight.dtype) * (1 / 255)
         x = F.relu_(self.conv1(x))
         x = F.relu_(self.conv2(x))
         return F.relu_(self.conv3(x))

@@ -114,6 +114,14 @@ class RainbowConfig(DQNConfig):  # type: ignore[misc]
         self.steps_per_iteration = steps_per_iteration or self.steps_per_iteration
         return self
 
+    def update_from_dict(self, config_dict: Any) -> Self:
+        """Takes a configuration as the dict that Tune hands over."""
+        # RLlib sends these through the builder's methods, though they are what they were.
+        routed = ("env_config", "model", "optimizer", "replay_buffer_config")
+        unchanged = {name for name in routed if name in config_dict and config_dict[name] == getattr(self, name, None)}
+        super().update_from_dict({name: value for name, value in config_dict.items() if name not in unchanged})
+        return self
+
     @property
     def settings(self) -> Settings:
         """The resolved settings."""

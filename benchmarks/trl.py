@@ -1,9 +1,10 @@
 """Forward and backward of one layer, ours beside the peers, in one process: `python -m benchmarks.trl`.
 
-Every round times each layer once, in a shuffled order, so that a slow moment of the machine or a cache that another
-layer emptied falls on all alike; medians of the rounds are compared. The gradient of the input is included. The ranks
-of a factorization are the same for all libraries that have it. On a CUDA device the same is timed again, replayed from
-a captured graph, where the layer can be captured.
+Every round times each layer a few times in a row, the first not counted, and the layers take turns in a shuffled
+order, so that a slow moment of the machine falls on all alike and none pays for the cache that another emptied; medians
+over all rounds are compared. The gradient of the input is included. The ranks of a factorization
+are the same for all libraries that have it. On a CUDA device the same is timed again, replayed from a captured graph,
+where the layer can be captured. Time it on an idle machine, or compare the fastest times: a busy one can stall any row.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ HIDDEN = ((64, 3, 3), (256,))
 OUTPUT = ((256,), (6, 51))
 # Factorized the way TensorLy-Torch's FactorizedLinear wants it: outputs and inputs in as many modes.
 MATCHED_OUTPUT = (16, 4, 4)
+TIMED_IN_A_ROW = 5
 
 
 @dataclass(frozen=True)
@@ -135,19 +137,22 @@ def captured_step_of(layer: nn.Module, x: Tensor, cotangent: Tensor) -> Callable
 
 
 def measure(steps: dict[str, Callable[[], None]], seconds: float) -> dict[str, list[float]]:
-    """Microseconds of each step, one entry a round, for at least 30 rounds."""
+    """Microseconds of each step, for at least ten rounds."""
     shuffle = random.Random(0)
     names, times = list(steps), {name: list[float]() for name in steps}
     for step in steps.values():
         step()
         step()
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times[names[0]]) < 30:
+    while time.perf_counter() < end or len(times[names[0]]) < 10 * TIMED_IN_A_ROW:
         shuffle.shuffle(names)
         for name in names:
-            start = time.perf_counter()
-            steps[name]()
-            times[name].append(1e6 * (time.perf_counter() - start))
+            step = steps[name]
+            step()
+            for _ in range(TIMED_IN_A_ROW):
+                start = time.perf_counter()
+                step()
+                times[name].append(1e6 * (time.perf_counter() - start))
     return times
 
 

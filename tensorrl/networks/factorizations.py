@@ -13,6 +13,7 @@ Functions of tensors only; `tensorrl.networks.regression` holds the parameters.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -20,7 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tensorrl.networks.contraction import BATCH, CostModel, Operand, Plan, plan_contraction
+from tensorrl.networks.contraction import Plan
+from tensorrl.networks.planning import BATCH, CostModel, Operand, plan_contraction
 from tensorrl.networks.ranks import Shape, rank_limits
 
 
@@ -137,7 +139,10 @@ def decompose(weight: Tensor, factorization: str, rank: Shape, *, seed: int = 0)
             return Factors(_tensor(core), tuple(_tensor(f) for f in factors))
         if factorization == "tt":
             return Factors(None, tuple(_tensor(g) for g in tensor_train(values, rank=[1, *rank, 1]).factors))
-        weights, factors = parafac(values, rank=rank[0], init="svd", n_iter_max=200, tol=1e-8, random_state=seed)
+        with warnings.catch_warnings():
+            # More terms than a mode is long is no mistake for CP: the columns beyond are drawn at random.
+            warnings.filterwarnings("ignore", message="Trying to compute SVD with n_eigenvecs")
+            weights, factors = parafac(values, rank=rank[0], init="svd", n_iter_max=200, tol=1e-8, random_state=seed)
     columns = [_tensor(f) for f in factors]
     share = _tensor(weights).abs() ** (1 / len(columns))
     columns = [u * share for u in columns]

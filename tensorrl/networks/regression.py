@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from tensorrl.errors import InputError
-from tensorrl.networks.contraction import CPU, CUDA, Plan, contract
+from tensorrl.networks.contraction import Plan, contract
 from tensorrl.networks.factorizations import Factors, decompose, factor_shapes, initial_factors, plan_layer, reconstruct
+from tensorrl.networks.planning import CPU, CUDA
 from tensorrl.networks.ranks import LayerShape, Rank, Shape, coefficients_of, resolve_rank
 
 _PLANNED_BATCHES = (1, 8, 32, 128, 1024)
@@ -21,7 +22,7 @@ class TensorRegression(nn.Module):
 
     The input's modes are kept: for the activation of a convolution, pass it as it is, not flattened. The weight is
     never built unless that is the cheapest way: the order of contraction is planned once, for a few batch sizes, by a
-    cost model (`tensorrl.networks.contraction`).
+    cost model (`tensorrl.networks.planning`).
 
     Shape:
         input (..., *in_shape) → output (..., *out_shape), for any leading dimensions, in float32, float64 or bfloat16.

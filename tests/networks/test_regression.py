@@ -17,8 +17,9 @@ from torch.func import functional_call, grad, hessian, jacrev, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tensorrl.errors import InputError
-from tensorrl.networks.contraction import CPU, CUDA, CostModel, contract
+from tensorrl.networks.contraction import contract
 from tensorrl.networks.factorizations import factor_shapes, plan_layer
+from tensorrl.networks.planning import CPU, CUDA, CostModel
 from tensorrl.networks.ranks import FACTORIZATIONS, full_rank, rank_limits
 from tensorrl.networks.regression import TensorRegression
 
@@ -261,18 +262,18 @@ def test_no_tensor_as_large_as_the_weight_is_formed_in_the_agents_layers(
 
 
 def test_plan_rebuilds_the_weight_only_where_that_is_cheaper() -> None:
-    def products_with_the_batch(batch: int) -> int:
-        plan = plan_layer((6,), (6,), "tucker", (6, 6), batch=batch, costs=CPU)
-        touched, count = {0}, 0
+    def products_with_the_batch(modes: int, rank: int, batch: int) -> int:
+        plan = plan_layer((modes,), (modes,), "tucker", (rank, rank), batch=batch, costs=CPU)
+        touched = {0}
         for position, step in enumerate(plan.steps):
             if step.left in touched or step.right in touched:
-                count += 1
-                touched.add(3 + 1 + position)
-        return count
+                touched.add(4 + position)
+        return len(touched) - 1
 
-    assert products_with_the_batch(100_000) == 1
-    few = plan_layer((64,), (64,), "tucker", (2, 2), batch=1, costs=CPU)
-    assert few.cost < plan_layer((64,), (64,), "tucker", (64, 64), batch=1, costs=CPU).cost
+    # Full rank and many examples: everything is folded into one matrix first. Low rank: at least two thin products.
+    assert products_with_the_batch(modes=64, rank=64, batch=1024) == 1
+    assert products_with_the_batch(modes=512, rank=8, batch=1024) >= 2
+    assert products_with_the_batch(modes=512, rank=8, batch=1) >= 2
 
 
 @pytest.mark.parametrize(
@@ -374,6 +375,12 @@ def test_memory_order_of_the_input_does_not_matter() -> None:
     layer = TensorRegression((8, 3, 3), (5,), rank=3, dtype=torch.float64)
     x = torch.randn(4, 8, 3, 3, dtype=torch.float64)
     assert relative_error(layer(x.contiguous(memory_format=torch.channels_last)), layer(x)) < 1e-13
+
+
+@pytest.mark.parametrize("batch", [1, 32, 1024])
+def test_output_is_contiguous_whatever_order_the_plan_ends_in(batch: int) -> None:
+    layer = TensorRegression((8,), (4, 1, 5), rank=2)
+    assert layer(torch.zeros(batch, 8)).is_contiguous()
 
 
 def test_no_examples_give_no_outputs() -> None:

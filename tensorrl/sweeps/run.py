@@ -91,6 +91,8 @@ class _Board:
         self.states: list[State] = ["waiting"] * len(grid)
         self.failures = [0] * len(grid)
         self.errors: list[tuple[str, ...]] = [()] * len(grid)
+        # Folders of the others need not be read again and again: a large sweep has hundreds.
+        self._begun = [False] * len(grid)
         self._on_update = on_update
         self._shown = 0.0
         self._rows = [self._read(index) for index in range(len(grid))]
@@ -106,6 +108,7 @@ class _Board:
 
     def tell(self, index: int, status: str, *, failures: int, error: tuple[str, ...] = ()) -> None:
         """Notes what Tune knows of a trial: its status in Tune's words, its failures, the last lines of the last."""
+        self._begun[index] |= status != "PENDING"
         self.states[index] = _STATES.get(status, "waiting")
         self.failures[index] = failures
         self.errors[index] = error
@@ -113,8 +116,7 @@ class _Board:
     def rows(self) -> list[CellStatus]:
         """Returns every trial's status as it is now."""
         for index, row in enumerate(self._rows):
-            untouched = row.state == "waiting" and self.states[index] == "waiting"
-            if row.state != "finished" and not untouched:
+            if row.state != "finished" and self._begun[index]:
                 self._rows[index] = self._read(index)
         return list(self._rows)
 
@@ -136,6 +138,7 @@ class _Board:
 
 def _tune(spec: SweepSpec, board: _Board, *, uri: str, max_concurrent: int | None) -> None:
     from ray import tune
+    from ray.tune.progress_reporter import TrialProgressCallback
 
     out = board.folders[0].parent
     places = {board.folders[index].name: index for index in board.open_cells()}
@@ -151,8 +154,11 @@ def _tune(spec: SweepSpec, board: _Board, *, uri: str, max_concurrent: int | Non
         for name, index in places.items()
     ]
 
-    class Watch(tune.Callback):
-        """Carries what Tune knows of its trials to the board, at every turn of Tune's loop."""
+    class Watch(TrialProgressCallback):  # type: ignore[misc]
+        """Carries what Tune knows of its trials to the board, at every turn of Tune's loop.
+
+        It takes the place of Tune's own printing of trials' ends, which no verbosity turns off.
+        """
 
         trials: Sequence[Any] = ()
 
@@ -161,6 +167,10 @@ def _tune(spec: SweepSpec, board: _Board, *, uri: str, max_concurrent: int | Non
             for trial in trials:
                 board.tell(places[_cell_name(trial)], trial.status, failures=trial.num_failures)
             board.show(every=_UPDATE_SECONDS)
+
+        def _say_nothing(self, *args: Any, **info: Any) -> None: ...
+
+        on_trial_result = on_trial_error = on_trial_complete = _say_nothing
 
     watch = Watch()
     tune.Tuner(

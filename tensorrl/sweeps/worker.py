@@ -15,7 +15,8 @@ from tensorrl.tracking.store import LockedError, file_lock
 from tensorrl.trial import TrialSpec
 
 TRIAL_FUNCTION = "tensorrl.trial:run_trial"
-RECORD_TIMEOUT = 30.0
+RECORD_TIMEOUT = 5.0
+"""Seconds a trial waits for MLflow at its end. The sweep sends what is then missing when all trials are done."""
 _LOCK_PATIENCE = 60.0
 
 

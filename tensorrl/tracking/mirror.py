@@ -50,6 +50,11 @@ class Mirror:
         """The run's id in MLflow, once it is known."""
         return self._run.run_id if self._run else None
 
+    @property
+    def running(self) -> bool:
+        """Whether the run is marked as going on, as far as is known."""
+        return self._run is not None and self._run.status == "RUNNING"
+
     def forget(self) -> None:
         """Drops what is known of the store, to be asked anew: what an error left there is not known."""
         self._run = None
@@ -81,7 +86,7 @@ class Mirror:
         return sent
 
     def settle(self, status: str) -> None:
-        """Marks a run whose trial has no result as ended all the same: "FAILED" or "KILLED".
+        """Ends the run of a trial that has no result as "FAILED" or "KILLED"; a finished one stays FINISHED.
 
         Raises:
             Exception: whatever MLflow raises.

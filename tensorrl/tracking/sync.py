@@ -91,7 +91,8 @@ def _sync(directory: Path, uri: str, experiment: str) -> SyncOutcome:
     try:
         with store.file_lock(directory / LOCK_FILE, wait=False):
             sent = mirror.catch_up(live=False)
-            mirror.settle("KILLED")
+            if mirror.running:
+                mirror.settle("KILLED")
             remember(directory, experiment=experiment, complete_in=uri if mirror.finished else None)
     except Exception as error:
         return SyncOutcome(directory, mirror.run_id, 0, one_line(error))

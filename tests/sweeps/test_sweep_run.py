@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from tensorrl.errors import InputError
 from tensorrl.sweeps import CellStatus, SweepSpec, cells, run_sweep, sweep_status, worker
 from tensorrl.sweeps.run import last_lines
-from tensorrl.tracking import prepare_store
+from tensorrl.tracking import prepare_store, sync_directory
 from tensorrl.tracking.store import connect, file_lock
 
 HERE = Path(__file__).parent
@@ -79,7 +80,7 @@ def test_every_trial_is_run_recorded_and_reported_and_never_run_again(tmp_path: 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray")
 def test_a_failed_trial_goes_on_from_where_it_was_and_a_hopeless_one_is_reported_while_the_rest_goes_on(
-    tmp_path: Path,
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "tiny"
     out.mkdir()
@@ -90,6 +91,7 @@ def test_a_failed_trial_goes_on_from_where_it_was_and_a_hopeless_one_is_reported
     rows = run_sweep(sweep(variants=["rainbow"], seeds=5), out)
     assert [row.state for row in rows] == ["finished", "finished", "failed", "failed", "finished"]
     assert [row.failures for row in rows] == [2, 1, 3, 0, 0]
+    assert capfd.readouterr() == ("", "")
     tries = Counter(name for name, *_ in begun(out))
     assert [tries[f"pong-rainbow-seed{seed}"] for seed in range(5)] == [3, 2, 3, 1, 1]
     assert rows[2].error[-2:] == ("RuntimeError: step 200 went wrong", "and this is why")
@@ -140,6 +142,25 @@ def test_progress_that_cannot_be_shown_does_not_end_the_sweep(tmp_path: Path) ->
     assert [row.state for row in rows] == ["finished"]
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray")
+def test_a_sweep_is_whole_without_its_mlflow_and_says_in_one_line_what_is_to_be_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "tiny"
+    with monkeypatch.context() as patch, socket.socket() as nobody:
+        # Bound but not listening: connections are refused, and nobody else can take the port.
+        nobody.bind(("127.0.0.1", 0))
+        patch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{nobody.getsockname()[1]}")
+        rows = run_sweep(sweep(), out)
+    assert [row.state for row in rows] == ["finished", "finished"]
+    (said,) = caplog.messages
+    assert said.startswith("MLflow lacks a part of 2 of 2 trials (")
+    assert "\n" not in said
+    assert [outcome.problem for outcome in sync_directory(out)] == [None, None]
+    assert [run.info.status for run in runs_in(out)] == ["FINISHED", "FINISHED"]
+
+
 @pytest.mark.usefixtures("ray")
 def test_more_cores_than_there_are_is_refused_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cpus: 3 of each trial are more than any machine has \(allowed: 1 to 2\)"):
@@ -188,11 +209,22 @@ sys.exit([row.state for row in rows] != ["finished"] * 4)
 """
 
 
-def drive(out: Path, **options: Any) -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    command = [sys.executable, "-c", DRIVER, out.name]
-    return subprocess.Popen(command, env=environment, cwd=out.parent, **(pipes | options))
+@pytest.fixture
+def drive() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts drivers of the sweep in processes of their own; none outlives the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(out: Path, **options: Any) -> subprocess.Popen[str]:
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        command = [sys.executable, "-c", DRIVER, out.name]
+        started.append(subprocess.Popen(command, env=environment, cwd=out.parent, **(pipes | options)))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
 
 
 def wait_for(condition: Any, seconds: float = 120.0) -> None:
@@ -205,7 +237,7 @@ def wait_for(condition: Any, seconds: float = 120.0) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_sweep_that_was_killed_or_interrupted_is_completed_by_the_same_command_quietly(
-    tmp_path: Path, how: signal.Signals
+    tmp_path: Path, how: signal.Signals, drive: Callable[..., subprocess.Popen[str]]
 ) -> None:
     out = tmp_path / "tiny"
     out.mkdir()
@@ -216,10 +248,10 @@ def test_a_sweep_that_was_killed_or_interrupted_is_completed_by_the_same_command
         wait_for(lambda: len(begun(out)) >= count)  # noqa: B023
         time.sleep(0.7)
         first.send_signal(how)
-        assert first.wait(30) != 0
+        assert first.wait(60) != 0
     (out / "pause").write_text("0")
     last = drive(out)
-    assert last.communicate(timeout=120) == ("", "")
+    assert last.communicate(timeout=400) == ("", "")
     assert last.returncode == 0
     assert not (out.parent / "ray_results").exists()
     client = connect(f"sqlite:///{out / 'mlflow.db'}")

@@ -188,7 +188,10 @@ def test_of_two_runs_of_one_trial_the_fuller_stays(trial: TrialFolder, store: st
 
 def test_a_failed_trial_is_a_failed_run(trial: TrialFolder, store: str) -> None:
     trial.begin()
+    record_once(trial.path, "debug")
     record_once(trial.path, "debug", failed=True)
+    assert [run.info.status for run in runs_of(store, "debug")] == ["FAILED"]
+    sync_directory(trial.path)
     assert [run.info.status for run in runs_of(store, "debug")] == ["FAILED"]
 
 

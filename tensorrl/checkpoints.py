@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import shutil
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,6 @@ import torch
 import zstandard
 from torch import Tensor
 
-from tensorrl.learning.replay import Replay
 from tensorrl.training import Training
 
 _LEVEL = 3
@@ -86,7 +86,7 @@ def save(training: Training, folder: Path, extra: dict[str, Any] | None = None, 
     """
     frames = folder / "frames"
     frames.mkdir(parents=True, exist_ok=True)
-    segments = _save_frames(training.replay, frames)
+    segments = _save_frames(training, frames)
     name = f"{training.steps:08d}"
     draft = folder / f".{name}.draft"
     shutil.rmtree(draft, ignore_errors=True)
@@ -149,7 +149,7 @@ def restore(training: Training, checkpoint: Path) -> dict[str, Any]:
     """
     state = read(checkpoint)
     training.set_state(state["training"])
-    _load_frames(training.replay, checkpoint.parent / "frames")
+    _load_frames(training, checkpoint.parent / "frames")
     extra: dict[str, Any] = state["extra"]
     return extra
 
@@ -162,8 +162,9 @@ def _segments(frames: Path) -> list[tuple[int, int, Path]]:
     return sorted(found)
 
 
-def _save_frames(replay: Replay, folder: Path) -> list[Path]:
+def _save_frames(training: Training, folder: Path) -> list[Path]:
     """Writes the frames no segment holds yet; returns the segments that hold what replay holds now."""
+    replay = training.replay
     oldest, end = max(0, replay.writes - replay.capacity), replay.writes
     covered, needed = oldest, []
     for first, last, path in _segments(folder):
@@ -172,27 +173,37 @@ def _save_frames(replay: Replay, folder: Path) -> list[Path]:
             needed.append(path)
             covered = last
     if covered < end:
-        slots = torch.arange(covered, end, device=replay.device) % replay.capacity
-        data = replay.frames.index_select(0, slots).cpu().contiguous().view(torch.uint8).numpy()
+        if training.sources is not None:
+            data = b"".join(zlib.decompress(frame) for frame in training.sources[covered:end])
+        else:
+            slots = torch.arange(covered, end, device=replay.device) % replay.capacity
+            data = replay.frames.index_select(0, slots).cpu().numpy().tobytes()
         path = folder / f"{covered:010d}-{end:010d}.zst"
         draft = path.with_suffix(".draft")
-        draft.write_bytes(zstandard.ZstdCompressor(level=_LEVEL).compress(data.tobytes()))
+        draft.write_bytes(zstandard.ZstdCompressor(level=_LEVEL).compress(data))
         _sync(draft)
         draft.rename(path)
         needed.append(path)
     return needed
 
 
-def _load_frames(replay: Replay, folder: Path) -> None:
+def _load_frames(training: Training, folder: Path) -> None:
+    replay = training.replay
     oldest, end = max(0, replay.writes - replay.capacity), replay.writes
     covered = oldest
     for first, last, path in _segments(folder):
         if not first <= covered < last <= end:
             continue
         data = bytearray(zstandard.ZstdDecompressor().decompress(path.read_bytes()))
-        frames = torch.frombuffer(data, dtype=replay.frames.dtype).view(-1, *replay.frame_shape)
+        if training.sources is None:
+            frames = torch.frombuffer(data, dtype=replay.frames.dtype).view(-1, *replay.frame_shape)[covered - first :]
+        else:
+            if covered == oldest:
+                # Frames are counted from the trial's first, also where a ring has forgotten it.
+                training.sources[:] = [b""] * first
+            frames = training.encode_again(data)[covered - first :]
         kept = torch.arange(covered, last)
-        replay.frames[(kept % replay.capacity).to(replay.device)] = frames[covered - first :].to(replay.device)
+        replay.frames[(kept % replay.capacity).to(replay.device)] = frames.to(replay.device)
         covered = last
 
 

@@ -23,10 +23,14 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
-def _setting_names() -> list[str]:
+def _setting_fields() -> list[str]:
     from tensorrl.settings import Settings
 
-    return [f"{name}=" for name in Settings.model_fields]
+    return list(Settings.model_fields)
+
+
+def _setting_names() -> list[str]:
+    return [f"{name}=" for name in _setting_fields()]
 
 
 Set = Annotated[
@@ -67,7 +71,8 @@ def parse_overrides(pairs: list[str] | None) -> dict[str, Any]:
             value = yaml.safe_load(text)
         except yaml.YAMLError:
             raise InputError(f"--set {pair!r}: the value is not valid YAML") from None
-        name, _, inner = key.partition(".")
+        flat = key.replace(".", "_").lower()
+        name, _, inner = (flat, "", "") if flat in _setting_fields() else key.partition(".")
         target = overrides.setdefault(name, {}) if inner else overrides
         leaf = inner or name
         if not isinstance(target, dict) or leaf in target:
@@ -240,6 +245,67 @@ def evaluate_command(
         f"{result['variant']} on {result['game']} after {result['agent_steps']:,} agent steps: "
         f"mean {result['mean']:.1f}, human-normalised {result['human_normalized']:.3f}"
     )
+
+
+@app.command("curves")
+def curves_command(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
+    out: Annotated[Path, typer.Option(help="FILE.png or FILE.svg.")],
+    window: Annotated[int, typer.Option(min=1, help="Reports averaged.")] = 10,
+) -> None:
+    """Draw learning curves: returns of training games over agent steps, evaluation beside them."""
+    from tensorrl.analysis.curves import draw
+
+    draw(runs, out, window=window)
+    print(out)
+
+
+@app.command("spectrum")
+def spectrum_command(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs; those of one variant are pooled.")],
+    out: Annotated[Path, typer.Option(help="Write the histograms to FILE.png or FILE.svg.")],
+    unfolding: Annotated[str, typer.Option(help="matrix (outputs × inputs), or mode_0 … of the inputs.")] = "matrix",
+    as_json: Json = False,
+) -> None:
+    """Draw the singular values of the value stream's hidden layer over training, and the rank their energy needs."""
+    from tensorrl.analysis import spectra, spectrum_figure
+
+    spectrum_figure.check_path(out)
+    read = spectra.load_runs(runs)
+    rows = spectra.rank_table(read, unfolding)
+    spectrum_figure.draw(read, out, unfolding)
+    if as_json:
+        _print_json({"picture": str(out), "layer": "value_hidden", "ranks": rows})
+        return
+    from tensorrl.tables import print_table
+
+    shares = {f"rank for {share:.0%}": f"rank_{share:.0%}".rstrip("%") for share in spectra.ENERGIES}
+    print_table(
+        [
+            {name: row[name] for name in ("variant", "agent_steps", "runs", "size")}
+            | {"largest σ": f"{row['largest']:.3f}"}
+            | {title: "{mean:.1f} ({min} to {max})".format(**row[name]) for title, name in shares.items()}
+            for row in rows
+        ],
+        title=f"rank of value_hidden ({unfolding}) that keeps a share of its energy Σσ²: mean (least to most) of runs",
+    )
+    print(f"{out}: {len(read)} run{'s' if len(read) > 1 else ''}")
+
+
+@app.command("scattering")
+def scattering_command(
+    game: Annotated[str, typer.Option(help="A game; see `tensorrl games`.")],
+    out: Annotated[Path, typer.Option(help="FILE.png, or another format of Matplotlib's.")],
+    scale: Annotated[int, typer.Option("--J", help="Scale, 2^J pixels.")] = 2,
+    orientations: Annotated[int, typer.Option("--L", help="Orientations.")] = 4,
+    seed: Annotated[int, typer.Option(help="Of the game.")] = 0,
+    steps: Annotated[int, typer.Option(help="Random agent steps before the frame.")] = 100,
+) -> None:
+    """Draw a frame beside its scattering coefficients: what an agent with that stem sees."""
+    from tensorrl.analysis.scattering_figure import draw_game
+
+    draw_game(game, out, scale=scale, orientations=orientations, seed=seed, steps=steps)
+    print(out)
 
 
 @app.command("sweep")

@@ -22,6 +22,8 @@ class Settings(BaseModel):
 
     torso: Literal["data-efficient", "nature"] = Field("data-efficient", description="convolutions")
     stem: Literal["convolution", "scattering"] = Field("convolution", description="first layer: learned, or wavelets")
+    stem_j: int = Field(2, ge=1, le=3, description="scale of the scattering, 2^J pixels; also written stem.J")
+    stem_l: int = Field(4, ge=1, le=16, description="orientations of the scattering; also written stem.L")
     hidden: int = Field(256, ge=1, description="units of each stream's hidden layer")
     atoms: int = Field(51, ge=1, description="atoms of the value distribution; 1: plain Q-values")
     v_max: float = Field(10.0, gt=0, description="the distribution's support is [-v_max, v_max]")
@@ -33,10 +35,19 @@ class Settings(BaseModel):
     )
     coefficients: int | None = Field(None, ge=1, description="learned coefficients, instead of `compression`")
     ranks: dict[str, tuple[int, ...]] = Field({}, description="ranks by layer, e.g. ranks.value_hidden=[16,3,3,24]")
+    decompose_from: str | None = Field(
+        None, min_length=1, description="a run or checkpoint of a dense agent, to start from its decomposed weights"
+    )
 
-    optimizer: Literal["adam"] = Field("adam", description="what turns gradients into updates")
+    optimizer: Literal["adam", "kfac"] = Field("adam", description="what turns gradients into updates")
     learning_rate: float = Field(1e-4, gt=0, description="step size")
     adam_epsilon: float = Field(1.5e-4, gt=0, description="Adam's ε")
+    kfac_damping: float = Field(0.01, gt=0, description="K-FAC's Tikhonov damping λ")
+    kfac_factor_decay: float = Field(0.95, ge=0, lt=1, description="of K-FAC's moving averages")
+    kfac_curvature_interval: int = Field(10, ge=1, description="updates between two observations of curvature")
+    kfac_inverse_interval: int = Field(100, ge=1, description="updates between two refreshes of the inverses")
+    kfac_clip: float = Field(1e-3, gt=0, description="how far an update may move predictions, in nats")
+    kfac_momentum: float = Field(0.9, ge=0, lt=1, description="of K-FAC's steps")
     gradient_norm: float = Field(10.0, gt=0, description="largest global L2 norm of a gradient")
     batch_size: int = Field(32, ge=1, description="transitions an update")
     update_interval: int = Field(1, ge=1, description="agent steps between updates")
@@ -82,16 +93,18 @@ def network_spec(settings: Settings, actions: int) -> NetworkSpec:
         "actions": actions,
         "torso": settings.torso,
         "stem": settings.stem,
+        "scattering_j": settings.stem_j,
+        "scattering_l": settings.stem_l,
         "hidden": settings.hidden,
         "atoms": settings.atoms,
         "v_min": -settings.v_max,
         "v_max": settings.v_max,
         "noisy_sigma": settings.noisy_sigma,
     }
-    budgets = [name for name in ("compression", "coefficients", "ranks") if getattr(settings, name)]
     if settings.factorization == "none":
-        if budgets:
-            raise InputError(f"setting {budgets[0]} needs factorization=tucker, cp or tt")
+        for name in ("compression", "coefficients", "ranks", "decompose_from"):
+            if getattr(settings, name):
+                raise InputError(f"setting {name} needs factorization=tucker, cp or tt")
         return _spec({**shape, "noisy": settings.noisy})
     if settings.noisy:
         raise InputError("setting noisy=true cannot be combined with a factorization: set noisy=false")
@@ -130,7 +143,13 @@ def reference_coefficients(settings: Settings, actions: int) -> int:
     """
     if settings.torso == "nature":
         dense = settings.model_copy(
-            update={"factorization": "none", "compression": None, "coefficients": None, "ranks": {}}
+            update={
+                "factorization": "none",
+                "compression": None,
+                "coefficients": None,
+                "ranks": {},
+                "decompose_from": None,
+            }
         )
         return network_spec(dense, actions).total_coefficients()
     return network_spec(Settings(), actions).total_coefficients()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from tensorrl.learning.replay import Replay
 from tensorrl.learning.schedules import linear
 from tensorrl.networks.qnetwork import QNetwork
 from tensorrl.networks.spec import NetworkSpec
+from tensorrl.optimizers.kfac import KFAC
 from tensorrl.settings import Settings, network_spec
 
 
@@ -38,6 +40,8 @@ class Training:
         self.replay = make_replay(settings, agent.network, steps, agent.device)
         self.steps = 0
         self.episodes = 0
+        self.sources: list[bytes] | None = [] if agent.network.torso.keeps_frames else None
+        """Every frame written to replay, compressed, where replay keeps features instead."""
         self.recent: list[tuple[float, int]] = []
         """Score and length (agent steps) of the games finished since `take_games`."""
 
@@ -45,7 +49,7 @@ class Training:
         """Goes on for `steps` agent steps."""
         agent, replay, game, settings = self.agent, self.replay, self.game, self.settings
         if self.steps == 0 and game.games == 0:
-            replay.begin_game(self.encode(game.begin_game()))
+            self._begin_game()
         for _ in range(steps):
             agent.begin_step()
             action = agent.act(replay.latest_stack(), self.epsilon)
@@ -55,12 +59,24 @@ class Training:
                 replay.update_priorities(batch.slots, agent.update(batch))
             step = game.receive()
             reward = float(np.sign(step.reward))
+            writes = replay.writes
             replay.add(action, reward, self.encode(step.frame), terminal=step.terminal, over=step.over)
+            if replay.writes > writes:
+                self._keep(step.frame)
             self.steps += 1
             if step.over:
                 self.episodes += 1
                 self.recent.append((game.score, game.length))
-                replay.begin_game(self.encode(game.begin_game()))
+                self._begin_game()
+
+    def _begin_game(self) -> None:
+        frame = self.game.begin_game()
+        self.replay.begin_game(self.encode(frame))
+        self._keep(frame)
+
+    def _keep(self, frame: Frame) -> None:
+        if self.sources is not None:
+            self.sources.append(zlib.compress(frame.tobytes(), level=1))
 
     def _update_due(self) -> bool:
         return (
@@ -72,6 +88,13 @@ class Training:
     def encode(self, frame: Frame) -> Tensor:
         """A frame (84, 84) uint8 as replay stores it, on the agent's device."""
         return self.agent.network.torso.encode(torch.from_numpy(frame)[None].to(self.agent.device))[0]
+
+    def encode_again(self, frames: bytes | bytearray) -> Tensor:
+        """Stored features of frames (84·84 bytes each) that were kept instead of them; keeps the frames once more."""
+        images = np.frombuffer(frames, dtype=np.uint8).reshape(-1, 84, 84)
+        for image in images:
+            self._keep(image)
+        return self.agent.network.torso.encode(torch.from_numpy(images.copy()).to(self.agent.device))
 
     @property
     def epsilon(self) -> float:
@@ -140,8 +163,21 @@ def make_replay(settings: Settings, network: QNetwork, steps: int, device: torch
     )
 
 
-def make_optimizer(settings: Settings, network: QNetwork) -> torch.optim.Optimizer:
-    """The optimizer that settings name, over a network's parameters."""
+def make_optimizer(settings: Settings, network: QNetwork, seed: int) -> torch.optim.Optimizer:
+    """The optimizer that settings name, over a network's parameters; `seed` is for what it draws itself."""
+    if settings.optimizer == "kfac":
+        return KFAC(
+            network,
+            lr=settings.learning_rate,
+            damping=settings.kfac_damping,
+            factor_decay=settings.kfac_factor_decay,
+            curvature_interval=settings.kfac_curvature_interval,
+            inverse_interval=settings.kfac_inverse_interval,
+            kl_clip=settings.kfac_clip,
+            momentum=settings.kfac_momentum,
+            likelihood="categorical" if settings.atoms > 1 else "gaussian",
+            generator=torch.Generator(network.support.device).manual_seed(seed),
+        )
     return torch.optim.Adam(network.parameters(), lr=settings.learning_rate, eps=settings.adam_epsilon, fused=True)
 
 
@@ -155,7 +191,7 @@ def build_network(spec: NetworkSpec, seed: int) -> QNetwork:
 def build_agent(settings: Settings, actions: int, seed: int, device: torch.device) -> Agent:
     """A fresh agent for a game with `actions` actions."""
     network = build_network(network_spec(settings, actions), seed).to(device)
-    return make_agent(network, make_target(network), make_optimizer(settings, network), settings, seed)
+    return make_agent(network, make_target(network), make_optimizer(settings, network, seed), settings, seed)
 
 
 def make_agent(

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from tensorrl import checkpoints, games, system, variants
+from tensorrl import checkpoints, decompose, games, system, variants
+from tensorrl.analysis import spectra
 from tensorrl.environments.atari import ACTION_REPEAT, AtariGame
 from tensorrl.errors import InputError
 from tensorrl.settings import Settings, network_spec, reference_coefficients
@@ -70,6 +71,15 @@ class TrialSpec(BaseModel):
     threads: int | None = Field(default=None, ge=1)
     checkpoint_every: int | None = Field(default=None, ge=1)
 
+    @field_validator("overrides")
+    @classmethod
+    def _absolute_source(cls, overrides: dict[str, Any]) -> dict[str, Any]:
+        # A sweep's workers run in folders of their own, where a relative path would lead elsewhere.
+        source = overrides.get("decompose_from")
+        if not isinstance(source, str) or not source:
+            return overrides
+        return {**overrides, "decompose_from": str(Path(source).absolute())}
+
     @property
     def settings(self) -> Settings:
         """The resolved settings.
@@ -81,14 +91,22 @@ class TrialSpec(BaseModel):
 
     @property
     def key(self) -> str:
-        """Digest of what determines the result: game, settings, seed, steps and protocol."""
+        """Digest of what determines the result: game, settings, seed, steps, protocol, and a warm start's source.
+
+        Raises:
+            InputError: unknown game, variant or setting, or a source that cannot be read.
+        """
+        settings = self.settings
         determining = {
             "game": games.get(self.game).name,
-            "settings": self.settings.model_dump(mode="json"),
+            "settings": settings.model_dump(mode="json", exclude={"decompose_from"}),
             "seed": self.seed,
             "steps": self.steps,
             "protocol": PROTOCOL,
         }
+        if settings.decompose_from:
+            # What was read there counts, not where it lies.
+            determining["source"] = decompose.load_source(settings.decompose_from).parameters_sha256
         return hashlib.sha256(json.dumps(determining, sort_keys=True).encode()).hexdigest()
 
 
@@ -104,12 +122,13 @@ def make_spec(**fields: Any) -> TrialSpec:
         first = error.errors()[0]
         name = "--" + "-".join(str(part) for part in first["loc"]).replace("_", "-")
         raise InputError(f"{name} {first['input']}: {first['msg']}") from None
-    network_spec(spec.settings, games.get(spec.game).actions)
+    settings = spec.settings
+    decompose.find_source(settings.decompose_from, network_spec(settings, games.get(spec.game).actions))
     return spec
 
 
 def build_training(spec: TrialSpec, device: torch.device) -> Training:
-    """Everything a trial runs on, at its beginning."""
+    """Everything a trial runs on, at its beginning but for a warm start."""
     settings, game = spec.settings, games.get(spec.game)
     agent = build_agent(settings, game.actions, spec.seed, device)
     return Training(AtariGame(game.name, spec.seed), agent, settings, spec.steps)
@@ -125,8 +144,8 @@ def run_trial(
 ) -> dict[str, Any]:
     """Runs a trial to its end and returns what `out/result.json` holds.
 
-    The folder holds `trial.json` (the description), `progress.jsonl` (a line a report), `checkpoints/` and, at the
-    end, `result.json`. A finished trial is not run again.
+    The folder holds `trial.json` (the description), `progress.jsonl` (a line a report), `checkpoints/`, `spectra/` and,
+    at the end, `result.json`. A finished trial is not run again.
 
     Args:
         spec: the trial.
@@ -147,11 +166,14 @@ def run_trial(
     threads = system.use_threads(spec.threads)
     system.keep_freed_memory()
     training = build_training(spec, device)
-    keeper = record(out) if record else None
+    keeper = None
     try:
-        run = _Run(spec, training, out, threads=threads, keeper=keeper, on_report=on_report or (lambda _: None))
+        run = _Run(spec, training, out, threads=threads, on_report=on_report or (lambda _: None))
         if resume:
             run.restore()
+        if training.steps == 0:
+            run.begin()
+        run.keeper = keeper = record(out) if record else None
         with _stop_signals() as stopped:
             result = {**description, **run.to_end(stopped)}
         write_json(out / "result.json", result)
@@ -166,11 +188,12 @@ def describe(spec: TrialSpec) -> dict[str, Any]:
     """What `trial.json` holds: the trial and everything that determines it.
 
     Raises:
-        InputError: unknown game, variant or setting.
+        InputError: unknown game, variant or setting, or a warm start's source that cannot be used.
     """
     settings, game = spec.settings, games.get(spec.game)
     network = network_spec(settings, game.actions)
     coefficients = network.total_coefficients()
+    source = decompose.find_source(settings.decompose_from, network)
     return {
         "key": spec.key,
         "game": game.name,
@@ -181,6 +204,7 @@ def describe(spec: TrialSpec) -> dict[str, Any]:
         "compression_ratio": reference_coefficients(settings, game.actions) / coefficients,
         "settings": settings.model_dump(mode="json"),
         "network": network.model_dump(mode="json"),
+        **({"decomposed_from": source.description()} if source else {}),
         "protocol": PROTOCOL,
         "versions": system.versions(),
         "commit": system.commit(),
@@ -225,16 +249,18 @@ class _Run:
         out: Path,
         *,
         threads: int,
-        keeper: Record | None,
         on_report: OnReport,
     ) -> None:
         self.spec, self.training, self.out, self.threads = spec, training, out, threads
-        self.keeper, self.on_report = keeper, on_report
+        self.on_report = on_report
+        self.keeper: Record | None = None
         self.progress = out / "progress.jsonl"
         self.folder = out / "checkpoints"
         self.report_every = max(1, min(1_000, spec.steps // 20))
         self.checkpoint_every = spec.checkpoint_every or max(500, spec.steps // 20)
         self.evaluation_points = sorted({max(1, round(p * spec.steps)) for p in _EVALUATION_POINTS})
+        self.spectrum_points = spectra.points(spec.steps)
+        self.reconstruction_error: dict[str, float] | None = None
         self.training_seconds = 0.0
         self.learning_seconds = 0.0
         self.learning_steps = 0
@@ -256,10 +282,23 @@ class _Run:
             self.learning_seconds = extra["learning_seconds"]
             self.learning_steps = extra["learning_steps"]
             self.point_scores = extra["point_scores"]
+            self.reconstruction_error = extra.get("reconstruction_error")
             self.last_report = tuple(extra["last_report"])
             self.on_report({"message": f"resuming from {checkpoint} at {self.training.steps} agent steps"})
             break
         self._truncate_progress()
+
+    def begin(self) -> None:
+        """Does what comes before the first step: the warm start, if any, and the first spectrum."""
+        source = self.training.settings.decompose_from
+        if source:
+            self.on_report({"message": f"decomposing the network of {source}"})
+            errors = self.reconstruction_error = decompose.warm_start(self.training)
+            trial = self.out / "trial.json"
+            write_json(trial, {**json.loads(trial.read_text()), "reconstruction_error": errors})
+            listed = ", ".join(f"{layer} {error:.3f}" for layer, error in (errors or {}).items())
+            self.on_report({"message": f"relative reconstruction error: {listed}"})
+        self._keep_spectrum()
 
     def to_end(self, stopped: threading.Event) -> dict[str, Any]:
         """Runs what is left and returns the final figures."""
@@ -277,7 +316,7 @@ class _Run:
     def _next_event(self) -> int:
         steps = self.training.steps
         events = [_next_multiple(steps, self.report_every), _next_multiple(steps, self.checkpoint_every)]
-        events += [point for point in self.evaluation_points if point > steps]
+        events += [point for point in (*self.evaluation_points, *self.spectrum_points) if point > steps]
         return min(*events, self.spec.steps)
 
     def _advance(self, steps: int) -> None:
@@ -298,8 +337,19 @@ class _Run:
             scores = [episode.score for episode in episodes]
             self.point_scores += scores
             figures = {"evaluation_return": _mean(scores), "evaluation_episodes": len(scores)}
+        if steps in self.spectrum_points:
+            figures |= self._keep_spectrum()
         if figures or steps % self.report_every == 0 or steps == self.spec.steps:
             self._report(figures)
+
+    def _keep_spectrum(self) -> dict[str, int]:
+        """Keeps the singular values of the value stream's hidden layer; returns the rank its energy needs."""
+        network = self.training.agent.network
+        shape = network.spec.dense_layers()[0]
+        weight, _ = decompose.mean_weight(getattr(network, shape.name), shape)
+        values = spectra.singular_values(weight.numpy(), len(shape.in_shape))
+        spectra.save(self.out, spectra.Spectrum(self.training.steps, values))
+        return spectra.energy_ranks(values[spectra.MATRIX], f"{shape.name}_rank_")
 
     def _report(self, figures: dict[str, Any]) -> None:
         training = self.training
@@ -350,6 +400,7 @@ class _Run:
             "network": self.training.agent.network.spec.model_dump(mode="json"),
             "game": self.training.game.game,
             "variant": self.spec.variant,
+            "reconstruction_error": self.reconstruction_error,
         }
         checkpoints.save(self.training, self.folder, extra)
 
@@ -379,6 +430,7 @@ class _Run:
             "threads": self.threads,
             "device": str(self.training.agent.device),
             "parameters_sha256": parameters_sha256(self.training.agent.network),
+            **({"reconstruction_error": self.reconstruction_error} if self.reconstruction_error else {}),
         }
 
 

@@ -29,6 +29,7 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"training"}),
     frozenset({"checkpoints"}),
     frozenset({"playback"}),
+    frozenset({"decompose"}),
     frozenset({"rllib"}),
     frozenset({"tracking"}),
     frozenset({"analysis"}),

@@ -33,15 +33,23 @@ def test_what_cannot_be_kept_is_refused():
         checkpoints.pack({"x": {1, 2}}, {})
 
 
-@pytest.mark.parametrize("variant", ["rainbow", "trl-10x"])
-def test_a_restored_training_goes_on_to_the_same_bits(tmp_path, variant):
-    first = make(variant)
+@pytest.mark.parametrize(
+    ("variant", "overrides"),
+    [
+        ("rainbow", {}),
+        ("trl-10x", {}),
+        ("denoised", {"optimizer": "kfac", "learning_rate": 0.01}),
+        ("trl-10x", {"stem": "scattering", "optimizer": "kfac", "learning_rate": 0.01}),
+    ],
+)
+def test_a_restored_training_goes_on_to_the_same_bits(tmp_path, variant, overrides):
+    first = make(variant, **overrides)
     first.run(260)
     checkpoints.save(first, tmp_path)
     first.run(30)
     path = checkpoints.save(first, tmp_path, {"note": 1})
     first.run(40)
-    second = make(variant)
+    second = make(variant, **overrides)
     assert checkpoints.restore(second, path) == {"note": 1}
     assert second.steps == 290
     second.run(40)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from tensorrl import games
+from tensorrl.environments.atari import AtariGame
 from tensorrl.errors import InputError
 from tensorrl.networks.scattering import ScatteringStem
 
@@ -51,4 +55,26 @@ def draw(frame: Tensor, stem: ScatteringStem, path: Path) -> None:
     for axes in (pixels, blurred, *grid.flat):
         axes.set_xticks([])
         axes.set_yticks([])
-    figure.savefig(path, dpi=120)
+    draft = path.with_name(f".{path.stem}.draft{path.suffix}")
+    figure.savefig(draft, dpi=120)
+    draft.replace(path)
+
+
+def draw_game(game: str, out: Path, *, scale: int, orientations: int, seed: int, steps: int) -> None:
+    """Plays random agent steps and draws the frame they end on beside its scattering coefficients.
+
+    Raises:
+        InputError: unknown game, a setting out of range, or a file that cannot be written.
+    """
+    name = games.get(game).name
+    if not out.parent.is_dir():
+        raise InputError(f"--out {out}: no such folder")
+    stem = ScatteringStem(J=scale, L=orientations)
+    emulator, rng = AtariGame(name, seed), np.random.default_rng(seed)
+    frame = emulator.begin_game()
+    for _ in range(steps):
+        emulator.send(int(rng.integers(emulator.actions)))
+        step = emulator.receive()
+        frame = emulator.begin_game() if step.over else step.frame
+    emulator.close()
+    draw(torch.from_numpy(frame.copy()), stem, out)

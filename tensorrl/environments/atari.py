@@ -92,7 +92,8 @@ class AtariGame:
 
     def _reset(self) -> Frame:
         frames: Frames = self._env.reset(seed=np.array([game_seed(self.seed, self.games)]))[0]
-        return frames[0, 0]
+        first: Frame = frames[0, 0]
+        return first
 
     def send(self, action: int) -> None:
         """Starts an agent step; it runs in ALE's own thread until `receive`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,8 @@ from torch import Tensor
 from tensorrl.learning.replay import Batch
 from tensorrl.learning.targets import categorical_losses, categorical_projection, huber_losses
 from tensorrl.networks.qnetwork import QNetwork
-
-OptimizerFactory = Callable[[QNetwork], torch.optim.Optimizer]
+from tensorrl.optimizers.capture import Capture
+from tensorrl.optimizers.kfac import KFAC
 
 
 def make_target(network: QNetwork) -> QNetwork:
@@ -79,11 +79,13 @@ class Agent:
         """Makes one update and returns the unweighted losses (batch,) that become priorities."""
         network, optimizer = self.network, self.optimizer
         targets = self.targets(batch)
-        predictions: Tensor = network(batch.stacks)[self._rows(batch), batch.actions]
-        losses = (
-            categorical_losses(predictions, targets) if network.spec.atoms > 1 else huber_losses(predictions, targets)
-        )
-        loss = (batch.weights * losses).mean()
+        with self._curvature() as capture:
+            predictions: Tensor = network(batch.stacks)[self._rows(batch), batch.actions]
+            losses = self._losses(predictions, targets)
+            loss = (batch.weights * losses).mean()
+            if capture is not None:
+                outputs = predictions if predictions.dim() > 1 else predictions[:, None]
+                capture.observe(outputs, loss=loss, weights=batch.weights)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self._parameters, self.gradient_norm, foreach=True)
@@ -98,6 +100,15 @@ class Agent:
         errors: Tensor = (predictions - targets).detach().abs()
         return errors
 
+    def _losses(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        if self.network.spec.atoms > 1:
+            return categorical_losses(predictions, targets)
+        return huber_losses(predictions, targets)
+
+    def _curvature(self) -> AbstractContextManager[Capture | None]:
+        """Where K-FAC watches the forward pass; nothing with another optimizer."""
+        return self.optimizer.curvature() if isinstance(self.optimizer, KFAC) else nullcontext()
+
     @torch.no_grad()
     def targets(self, batch: Batch) -> Tensor:
         """Double Q-learning targets (van Hasselt et al. 2016): distributions (batch, atoms), or values (batch,).
@@ -106,7 +117,7 @@ class Agent:
         """
         network, target, rows = self.network, self.target, self._rows(batch)
         # Converted once, for both networks.
-        stacks = batch.next_stacks.to(network.support.dtype)
+        stacks = network.prepare(batch.next_stacks)
         choices = network.q_values(network(stacks)).argmax(1)
         if target.is_noisy:
             target.draw_noise(self.generator)

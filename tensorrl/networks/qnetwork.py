@@ -12,7 +12,7 @@ from tensorrl.networks.noisy import NoisyLinear, scaled_noise
 from tensorrl.networks.ranks import LayerShape
 from tensorrl.networks.regression import TensorRegression
 from tensorrl.networks.spec import NetworkSpec
-from tensorrl.networks.torsos import DataEfficientTorso, NatureTorso
+from tensorrl.networks.torsos import DataEfficientTorso, NatureTorso, ScatteringTorso
 
 
 class QNetwork(nn.Module):
@@ -42,10 +42,12 @@ class QNetwork(nn.Module):
     def forward(self, stacks: Tensor) -> Tensor:
         """Maps stacks (batch, stack, *stored frame) to logits (batch, actions, atoms), or Q-values (batch, actions).
 
+        Stacks are as replay stores them, or floats from `prepare`.
+
         logits(a) = V + A(a) − mean over actions of A: one value per atom, centred over actions.
         """
         spec = self.spec
-        features = self.torso(stacks)
+        features = self.torso(stacks if stacks.dtype == self.support.dtype else self.prepare(stacks))
         if spec.factorization == "none":
             features = features.flatten(1)
         value = self.value_output(F.relu(self.value_hidden(features)))
@@ -58,6 +60,10 @@ class QNetwork(nn.Module):
     def q_values(self, logits: Tensor) -> Tensor:
         """Expected returns (batch, actions) of what `forward` gave."""
         return logits.softmax(2) @ self.support if self.spec.atoms > 1 else logits
+
+    def prepare(self, stacks: Tensor) -> Tensor:
+        """Makes the floats that the torso takes of stored stacks; for a batch that several networks see."""
+        return self.torso.prepare(stacks)
 
     @property
     def is_noisy(self) -> bool:
@@ -77,8 +83,10 @@ class QNetwork(nn.Module):
             layer.forget_draw()
 
 
-def build_torso(spec: NetworkSpec) -> DataEfficientTorso | NatureTorso:
+def build_torso(spec: NetworkSpec) -> DataEfficientTorso | ScatteringTorso | NatureTorso:
     """The torso that a spec names."""
+    if spec.stem == "scattering":
+        return ScatteringTorso(spec.stack, J=spec.scattering_j, L=spec.scattering_l)
     if spec.torso == "nature":
         return NatureTorso(spec.stack)
     return DataEfficientTorso(spec.stack)

@@ -20,14 +20,11 @@ class PatchConv(nn.Linear):
         out_channels: output channels.
         kernel: height and width of a patch.
         channels_last: whether a patch is laid out (row, column, channel) instead of (channel, row, column).
-        scale: what the patches are multiplied by, inside the matrix product.
     """
 
-    def __init__(
-        self, channels: int, out_channels: int, kernel: int, *, channels_last: bool = False, scale: float = 1.0
-    ) -> None:
+    def __init__(self, channels: int, out_channels: int, kernel: int, *, channels_last: bool = False) -> None:
         super().__init__(channels * kernel * kernel, out_channels)
-        self.channels, self.kernel_size, self.channels_last, self.scale = channels, kernel, channels_last, scale
+        self.channels, self.kernel_size, self.channels_last = channels, kernel, channels_last
 
     @property
     def kernel(self) -> Tensor:
@@ -39,11 +36,11 @@ class PatchConv(nn.Linear):
 
     def forward(self, patches: Tensor) -> Tensor:
         """Maps patches (batch, positions, channels·kernel²) to (batch, positions, out_channels)."""
-        if patches.is_contiguous() and self.scale == 1:
+        if patches.is_contiguous():
             return F.linear(patches, self.weight, self.bias)
         # A transposed view goes to the matrix product as it is; `linear` would copy it first.
         weight = self.weight.t().expand(patches.shape[0], -1, -1)
-        return torch.baddbmm(self.bias, patches, weight, alpha=self.scale)
+        return torch.baddbmm(self.bias, patches, weight)
 
 
 class DataEfficientTorso(nn.Module):
@@ -57,11 +54,12 @@ class DataEfficientTorso(nn.Module):
 
     stored_shape: tuple[int, ...] = (25, 225)
     stored_dtype = torch.uint8
+    keeps_frames = False
     out_shape: tuple[int, ...] = (64, 3, 3)
 
     def __init__(self, stack: int = 4) -> None:
         super().__init__()
-        self.conv1 = PatchConv(stack, 32, 5, scale=1 / 255)
+        self.conv1 = PatchConv(stack, 32, 5)
         self.conv2 = PatchConv(32, 64, 5, channels_last=True)
 
     @staticmethod
@@ -70,13 +68,64 @@ class DataEfficientTorso(nn.Module):
         patches = frames[:, :75, :75].reshape(-1, 3, 5, 5, 3, 5, 5)  # i u a j v b: output, patch, pixel by row, column
         return patches.permute(0, 3, 6, 1, 4, 2, 5).reshape(-1, 25, 225)
 
+    def prepare(self, stacks: Tensor) -> Tensor:
+        """Makes pixels from 0 to 1 of stored ones."""
+        return stacks.to(self.conv1.weight.dtype).mul_(1 / 255)
+
     def forward(self, stacks: Tensor) -> Tensor:
-        """Maps stacks (batch, stack, 25, 225), uint8 or already float, to features (batch, 64, 3, 3)."""
+        """Maps stacks (batch, stack, 25, 225) that `prepare` made floats of to features (batch, 64, 3, 3)."""
         batch = stacks.shape[0]
-        pixels = stacks.reshape(batch, -1, 225).to(self.conv1.weight.dtype)
+        pixels = stacks.reshape(batch, -1, 225)
         first = F.relu_(self.conv1(pixels.transpose(1, 2)))
         second = F.relu_(self.conv2(first.view(batch, 9, 800)))
         return second.transpose(1, 2).reshape(batch, 64, 3, 3)
+
+
+class ScatteringTorso(nn.Module):
+    """A fixed scattering stem, then one learned convolution, 5×5/5, to 64 channels.
+
+    Replay keeps a frame's features, float16, as the patches of the convolution: (channels·25, positions), channel
+    then pixel. Features do not compress and are recomputed to the same bits, so checkpoints keep the frames instead
+    (`keeps_frames`).
+
+    Args:
+        stack: frames an observation holds.
+        J: scale of the scattering, 2^J pixels.
+        L: number of its orientations.
+    """
+
+    stored_dtype = torch.float16
+    keeps_frames = True
+
+    def __init__(self, stack: int = 4, *, J: int = 2, L: int = 4) -> None:
+        # Kymatio's filters pull in SciPy, which other torsos need not wait for.
+        from tensorrl.networks.scattering import ScatteringStem
+
+        super().__init__()
+        self.stem = ScatteringStem(J=J, L=L)
+        channels, height, _ = self.stem.out_shape
+        self.side = (height - 5) // 5 + 1
+        self.conv2 = PatchConv(stack * channels, 64, 5)
+        self.stored_shape: tuple[int, ...] = (channels * 25, self.side**2)
+        self.out_shape: tuple[int, ...] = (64, self.side, self.side)
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Transforms frames (n, 84, 84) uint8 into stored features (n, channels·25, positions) float16."""
+        reach, side = 5 * self.side, self.side
+        features = self.stem.encode(frames)[..., :reach, :reach]
+        patches = features.reshape(len(frames), -1, side, 5, side, 5).permute(0, 1, 3, 5, 2, 4)
+        return patches.reshape(len(frames), *self.stored_shape)
+
+    def prepare(self, stacks: Tensor) -> Tensor:
+        """Makes floats of stored features."""
+        return stacks.to(self.conv2.weight.dtype)
+
+    def forward(self, stacks: Tensor) -> Tensor:
+        """Maps stacks (batch, stack, channels·25, positions) that `prepare` made floats of to features."""
+        batch, side = stacks.shape[0], self.side
+        patches = stacks.reshape(batch, -1, side * side).transpose(1, 2)
+        features = F.relu_(self.conv2(patches))
+        return features.transpose(1, 2).reshape(batch, 64, side, side)
 
 
 class NatureTorso(nn.Module):
@@ -84,6 +133,7 @@ class NatureTorso(nn.Module):
 
     stored_shape: tuple[int, ...] = FRAME_SHAPE
     stored_dtype = torch.uint8
+    keeps_frames = False
     out_shape: tuple[int, ...] = (64, 7, 7)
 
     def __init__(self, stack: int = 4) -> None:
@@ -97,9 +147,12 @@ class NatureTorso(nn.Module):
         """Frames (n, 84, 84) uint8, unchanged."""
         return frames
 
+    def prepare(self, stacks: Tensor) -> Tensor:
+        """Makes pixels from 0 to 1 of stored ones."""
+        return stacks.to(self.conv1.weight.dtype).mul_(1 / 255)
+
     def forward(self, stacks: Tensor) -> Tensor:
-        """Maps stacks (batch, stack, 84, 84), uint8 or already float, to features (batch, 64, 7, 7)."""
-        x = stacks.to(self.conv1.weight.dtype) * (1 / 255)
-        x = F.relu_(self.conv1(x))
+        """Maps stacks (batch, stack, 84, 84) that `prepare` made floats of to features (batch, 64, 7, 7)."""
+        x = F.relu_(self.conv1(stacks))
         x = F.relu_(self.conv2(x))
         return F.relu_(self.conv3(x))

@@ -149,6 +149,7 @@ class KFAC(Optimizer):
         self._steps, self._observations, self._refreshed_after = 0, 0, -1
         self._skipped = torch.zeros((), dtype=torch.int64, device=device)
         self._foretold: Tensor | None = None
+        self._warned_of_curvature, self._warned_of_gradient = False, False
         self._capture: Capture | None = None
         self._closed = False
 
@@ -214,10 +215,12 @@ class KFAC(Optimizer):
         if any(sound):
             self._observations += 1
         bad = [block.name for (block, _), finite in zip(pairs, sound, strict=True) if not finite]
-        if bad:
+        # One warning for a row of them: a run gone wrong would drown its own log.
+        if bad and not self._warned_of_curvature:
             _warn(
                 f"step {self._steps}: curvature of {', '.join(bad)} is not finite, skipped; averages stay as they were"
             )
+        self._warned_of_curvature = bool(bad)
 
     def prepare(self) -> None:
         """Does what a step decides on the host: damping's schedule, refresh of inverses, the count of steps."""
@@ -365,8 +368,11 @@ class KFAC(Optimizer):
         clip = math.inf if self._options.kl_clip is None else 2 * self._options.kl_clip
         if size.device.type == "cpu":
             value = float(size)
-            if not math.isfinite(value):
-                _warn(f"step {self._steps}: a gradient is not finite, step skipped")
+            sound = math.isfinite(value)
+            if not sound and not self._warned_of_gradient:
+                _warn(f"step {self._steps}: a gradient is not finite, step skipped, and so are those like it that follow")
+            self._warned_of_gradient = not sound
+            if not sound:
                 return None
             return 1.0 if value <= clip else math.sqrt(clip / value)
         self._skipped += ~torch.isfinite(size)

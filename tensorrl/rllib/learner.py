@@ -32,7 +32,7 @@ class RainbowLearner(DQNTorchLearner):  # type: ignore[misc]
         module: RainbowModule = self._module[module_id]
         self.register_optimizer(
             module_id=module_id,
-            optimizer=make_optimizer(module.settings, module.network),
+            optimizer=make_optimizer(module.settings, module.network, module.model_config["seed"]),
             params=list(module.network.parameters()),
             lr_or_lr_schedule=module.settings.learning_rate,
         )

@@ -10,6 +10,7 @@ from ray.rllib.core.rl_module.apis import InferenceOnlyAPI, QNetAPI, TargetNetwo
 from ray.rllib.core.rl_module.torch import TorchRLModule
 from torch import Tensor
 
+from tensorrl import decompose
 from tensorrl.learning.agent import make_target
 from tensorrl.learning.schedules import linear
 from tensorrl.networks.qnetwork import QNetwork
@@ -32,10 +33,17 @@ class RainbowModule(TorchRLModule, QNetAPI, TargetNetworkAPI, InferenceOnlyAPI):
     settings: Settings
 
     def setup(self) -> None:
-        """Builds the network with weights drawn from the seed."""
+        """Builds the network with weights drawn from the seed, or decomposed from `settings.decompose_from`.
+
+        Raises:
+            InputError: the network to decompose cannot be read, or is of another kind.
+        """
         self.settings = Settings.model_validate(self.model_config["settings"])
         spec = NetworkSpec.model_validate(self.model_config["network"])
         self.network = build_network(spec, self.model_config["seed"])
+        source = decompose.find_source(self.settings.decompose_from, spec)
+        if source is not None:
+            decompose.decompose_into(self.network, source.network)
         self._explorer = torch.Generator().manual_seed(self.model_config["seed"])
 
     def make_target_networks(self) -> None:

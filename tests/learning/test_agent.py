@@ -7,14 +7,17 @@ from torch.nn import functional as F
 from tensorrl.learning.agent import Agent, make_target
 from tensorrl.learning.replay import Batch
 from tensorrl.networks.qnetwork import QNetwork
+from tensorrl.optimizers.kfac import KFAC
 from tensorrl.settings import network_spec
 from tensorrl.variants import resolve
 
 
-def make(variant, **kwargs):
+def make(variant, kfac=None, **kwargs):
     torch.manual_seed(0)
     network = QNetwork(network_spec(resolve(variant), 6))
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, eps=1.5e-4, fused=True)
+    if kfac:
+        optimizer = KFAC(network, lr=1e-2, curvature_interval=2, inverse_interval=3, likelihood=kfac)
     return Agent(network, make_target(network), optimizer, seed=0, **kwargs)
 
 
@@ -103,9 +106,13 @@ def test_epsilon_one_explores_uniformly_and_zero_is_greedy():
     assert counts.min() > 60
 
 
-@pytest.mark.parametrize("variant", ["rainbow", "trl-5x"])
-def test_state_round_trip_goes_on_to_the_same_bits(variant):
-    first, second = make(variant), make(variant)
+@pytest.mark.parametrize(
+    ("variant", "kfac"),
+    [("rainbow", None), ("trl-5x", None), ("denoised", "categorical"), ("trl-10x", "categorical"),
+     ("pong-dqn-trl-5", "gaussian")],
+)  # fmt: skip
+def test_state_round_trip_goes_on_to_the_same_bits(variant, kfac):
+    first, second = make(variant, kfac), make(variant, kfac)
     for step in range(3):
         first.begin_step()
         first.update(make_batch(first, seed=step))

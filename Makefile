@@ -21,7 +21,7 @@ PIP_INSTALL := $(PIP) install --quiet --no-compile --constraint constraints.txt 
 COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib >/dev/null 2>&1 || true
 
 .PHONY: help install debug test test-fast test-slow test-gpu smoke lint types format \
-	bench bench-trl bench-kfac bench-scattering clean
+	bench bench-throughput bench-trl bench-kfac bench-scattering clean
 
 help: ## lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 22
@@ -84,7 +84,14 @@ format: install ## formats the code and mends what can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: bench-trl bench-kfac bench-scattering ## runs every benchmark below
+bench: bench-throughput bench-trl bench-kfac bench-scattering ## runs every benchmark below
+
+# PEERS names checkouts that you have: make bench PEERS='--kaixhin ../Rainbow --cleanrl ../cleanrl'
+bench-throughput: $(INSTALLED_BENCH) ## steps/s beside the peers, an update beside its floor, replay, start-up
+	$(BIN)/python -m benchmarks.throughput --json runs/benchmarks/throughput.json $(PEERS)
+	$(BIN)/python -m benchmarks.floor --json runs/benchmarks/floor.json
+	$(BIN)/python -m benchmarks.replay --json runs/benchmarks/replay.json
+	$(BIN)/python -m benchmarks.startup --json runs/benchmarks/startup.json
 
 bench-trl: $(INSTALLED_BENCH) ## tensor regression layers beside dense layers and TensorLy-Torch
 	$(BIN)/python -m benchmarks.trl

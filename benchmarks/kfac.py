@@ -218,7 +218,7 @@ def main() -> None:
     else:
         results["updates"] = measure(options)
         if not options.no_digits:
-            results["digits"] = kfac_digits.compare(kfac_digits.tasks(), steps=1000, seeds=3)
+            results["digits"] = kfac_digits.compare(kfac_digits.tasks(), seeds=3)
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
 

@@ -4,7 +4,8 @@
 
 Replays of 100,000 transitions are filled by as many agent steps as named, with frames of the data-efficient agent's
 layout and games of a few hundred steps, and then timed in turn, a block of calls each, round after round: were the cost
-to grow with the steps done, the later ones would be slower. Stacks of the batch are gathered in the same call.
+to grow with the steps done, the later ones would be slower. "draw slots" is the draw alone, timed apart; "sample"
+draws, weighs and gathers the stacks of the batch. "both" is sample and priorities.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 
 from benchmarks.contest import CLOCKS, Clock, Spread, add_clock, ratio, save
 from benchmarks.throughput import show
+from tensorrl import system
 from tensorrl.errors import InputError
 from tensorrl.learning.replay import Replay
 from tensorrl.networks.torsos import DataEfficientTorso
@@ -35,6 +37,7 @@ class Filled:
 
     steps: int
     replay: Replay
+    draw: list[float] = field(default_factory=list)
     sample: list[float] = field(default_factory=list)
     priorities: list[float] = field(default_factory=list)
     both: list[float] = field(default_factory=list)
@@ -43,6 +46,8 @@ class Filled:
 def main() -> None:
     options = parse(sys.argv[1:])
     torch.set_num_threads(options.threads)
+    # As a trial does: the batch's stacks, 1.4 MB, would otherwise come as fresh pages each time.
+    system.keep_freed_memory()
     filled = [Filled(steps, fill(steps, options.capacity)) for steps in options.steps]
     measure(filled, options.rounds, options.calls, CLOCKS[options.clock])
     rows = [figures_of(each, filled[0]) for each in filled]
@@ -51,6 +56,7 @@ def main() -> None:
         [
             {
                 "steps done": f"{row['steps']:,}",
+                "draw slots": _shown(row["draw_us"]),
                 "sample": _shown(row["sample_us"]),
                 "priorities": _shown(row["priorities_us"]),
                 "both": _shown(row["both_us"]),
@@ -109,16 +115,21 @@ def measure(filled: Sequence[Filled], rounds: int, calls: int, clock: Clock) -> 
     losses = torch.rand(BATCH, generator=generator).add_(0.1)
     for number in range(rounds + 1):
         for each in filled:
-            sample, priorities = [], []
+            draw, sample, priorities = [], [], []
             for _ in range(calls):
+                uniforms = torch.rand(BATCH, dtype=torch.float64, generator=generator)
+                before = clock()
+                each.replay.distribution.sample(uniforms)
                 start = clock()
                 batch = each.replay.sample(BATCH, BETA, generator)
                 between = clock()
                 each.replay.update_priorities(batch.slots, losses)
                 end = clock()
+                draw.append(1e6 * (start - before))
                 sample.append(1e6 * (between - start))
                 priorities.append(1e6 * (end - between))
             if number > 0:
+                each.draw.append(statistics.median(draw))
                 each.sample.append(statistics.median(sample))
                 each.priorities.append(statistics.median(priorities))
                 each.both.append(statistics.median(map(sum, zip(sample, priorities, strict=True))))
@@ -129,6 +140,7 @@ def figures_of(each: Filled, first: Filled) -> dict[str, Any]:
     return {
         "steps": each.steps,
         "transitions": each.replay.count,
+        "draw_us": asdict(Spread.of(each.draw)),
         "sample_us": asdict(Spread.of(each.sample)),
         "priorities_us": asdict(Spread.of(each.priorities)),
         "both_us": asdict(Spread.of(each.both)),

@@ -147,7 +147,11 @@ def restore(training: Training, checkpoint: Path) -> dict[str, Any]:
     Raises:
         DamagedCheckpoint: see `read`; `training` is untouched then.
     """
-    state = read(checkpoint)
+    return put_back(training, checkpoint, read(checkpoint))
+
+
+def put_back(training: Training, checkpoint: Path, state: dict[str, Any]) -> dict[str, Any]:
+    """As `restore`, with what `read` gave."""
     training.set_state(state["training"])
     _load_frames(training, checkpoint.parent / "frames")
     extra: dict[str, Any] = state["extra"]

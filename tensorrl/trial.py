@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
@@ -11,22 +10,30 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from tensorrl import checkpoints, decompose, games, system, variants
+from tensorrl import checkpoints, decompose, games, system
 from tensorrl.analysis import spectra
+from tensorrl.description import FULL_STEPS, TrialSpec, describe, make_spec
 from tensorrl.environments.atari import ACTION_REPEAT, AtariGame
 from tensorrl.errors import InputError
-from tensorrl.settings import Settings, network_spec, reference_coefficients
 from tensorrl.training import Training, build_agent, parameters_sha256
 
-PROTOCOL = "atari-100k/1"
+__all__ = [
+    "Interrupted",
+    "Record",
+    "TrialSpec",
+    "build_training",
+    "make_spec",
+    "read_progress",
+    "run_trial",
+    "write_json",
+]
+
 _EVALUATION_POINTS = (0.8, 0.9, 1.0)
 _POINT_EPISODES = 3
-_FULL_STEPS = 100_000
 _CHUNK = 100
 
 OnReport = Callable[[dict[str, Any]], None]
@@ -38,93 +45,12 @@ class Record(Protocol):
     def poke(self) -> None:
         """Says that the folder has news."""
 
-    def close(self) -> None:
-        """Says that there will be no more."""
+    def close(self, *, failed: bool = False) -> None:
+        """Says that there will be no more, and whether that is for a failure."""
 
 
 class Interrupted(Exception):
     """The trial was asked to stop; what it had done is in its newest checkpoint."""
-
-
-class TrialSpec(BaseModel):
-    """What determines a trial, and how it is run here.
-
-    Attributes:
-        game: name of a game.
-        variant: name of a variant.
-        seed: of every source of randomness.
-        steps: agent steps, 4 frames each.
-        overrides: settings that differ from the variant's.
-        device: "auto", "cpu" or "cuda".
-        threads: of PyTorch's CPU operators; None leaves PyTorch's own choice.
-        checkpoint_every: agent steps between checkpoints; None for a twentieth of the trial, at least 500.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    game: str
-    variant: str = "rainbow"
-    seed: int = Field(default=0, ge=0, lt=2**31)
-    steps: int = Field(default=_FULL_STEPS, ge=1)
-    overrides: dict[str, Any] = {}
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int | None = Field(default=None, ge=1)
-    checkpoint_every: int | None = Field(default=None, ge=1)
-
-    @field_validator("overrides")
-    @classmethod
-    def _absolute_source(cls, overrides: dict[str, Any]) -> dict[str, Any]:
-        # A sweep's workers run in folders of their own, where a relative path would lead elsewhere.
-        source = overrides.get("decompose_from")
-        if not isinstance(source, str) or not source:
-            return overrides
-        return {**overrides, "decompose_from": str(Path(source).absolute())}
-
-    @property
-    def settings(self) -> Settings:
-        """The resolved settings.
-
-        Raises:
-            InputError: unknown variant, setting or value.
-        """
-        return variants.resolve(self.variant, self.overrides)
-
-    @property
-    def key(self) -> str:
-        """Digest of what determines the result: game, settings, seed, steps, protocol, and a warm start's source.
-
-        Raises:
-            InputError: unknown game, variant or setting, or a source that cannot be read.
-        """
-        settings = self.settings
-        determining = {
-            "game": games.get(self.game).name,
-            "settings": settings.model_dump(mode="json", exclude={"decompose_from"}),
-            "seed": self.seed,
-            "steps": self.steps,
-            "protocol": PROTOCOL,
-        }
-        if settings.decompose_from:
-            # What was read there counts, not where it lies.
-            determining["source"] = decompose.load_source(settings.decompose_from).parameters_sha256
-        return hashlib.sha256(json.dumps(determining, sort_keys=True).encode()).hexdigest()
-
-
-def make_spec(**fields: Any) -> TrialSpec:
-    """Validates a trial's description from outside.
-
-    Raises:
-        InputError: unknown game, variant or setting, or a value that is not allowed.
-    """
-    try:
-        spec = TrialSpec.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = "--" + "-".join(str(part) for part in first["loc"]).replace("_", "-")
-        raise InputError(f"{name} {first['input']}: {first['msg']}") from None
-    settings = spec.settings
-    decompose.find_source(settings.decompose_from, network_spec(settings, games.get(spec.game).actions))
-    return spec
 
 
 def build_training(spec: TrialSpec, device: torch.device) -> Training:
@@ -159,14 +85,14 @@ def run_trial(
         Interrupted: SIGINT or SIGTERM came; the trial can be resumed.
     """
     description = describe(spec)
+    device = system.choose_device(spec.device)
     done = _claim(out, description, resume=resume)
     if done is not None:
         return done
-    device = system.choose_device(spec.device)
     threads = system.use_threads(spec.threads)
     system.keep_freed_memory()
     training = build_training(spec, device)
-    keeper = None
+    keeper, failed = None, False
     try:
         run = _Run(spec, training, out, threads=threads, on_report=on_report or (lambda _: None))
         if resume:
@@ -178,38 +104,13 @@ def run_trial(
             result = {**description, **run.to_end(stopped)}
         write_json(out / "result.json", result)
         return result
+    except Exception as error:
+        failed = not isinstance(error, Interrupted)
+        raise
     finally:
         training.game.close()
         if keeper is not None:
-            keeper.close()
-
-
-def describe(spec: TrialSpec) -> dict[str, Any]:
-    """What `trial.json` holds: the trial and everything that determines it.
-
-    Raises:
-        InputError: unknown game, variant or setting, or a warm start's source that cannot be used.
-    """
-    settings, game = spec.settings, games.get(spec.game)
-    network = network_spec(settings, game.actions)
-    coefficients = network.total_coefficients()
-    source = decompose.find_source(settings.decompose_from, network)
-    return {
-        "key": spec.key,
-        "game": game.name,
-        "variant": spec.variant,
-        "seed": spec.seed,
-        "steps": spec.steps,
-        "coefficients": coefficients,
-        "compression_ratio": reference_coefficients(settings, game.actions) / coefficients,
-        "settings": settings.model_dump(mode="json"),
-        "network": network.model_dump(mode="json"),
-        **({"decomposed_from": source.description()} if source else {}),
-        "protocol": PROTOCOL,
-        "versions": system.versions(),
-        "commit": system.commit(),
-        "machine": system.machine(),
-    }
+            keeper.close(failed=failed)
 
 
 def _claim(out: Path, description: dict[str, Any], *, resume: bool) -> dict[str, Any] | None:
@@ -274,7 +175,7 @@ class _Run:
                 state = checkpoints.read(checkpoint)
                 if state["extra"]["network"] != self.training.agent.network.spec.model_dump(mode="json"):
                     raise InputError(f"{checkpoint}: is a checkpoint of another network")
-                extra = checkpoints.restore(self.training, checkpoint)
+                extra = checkpoints.put_back(self.training, checkpoint, state)
             except checkpoints.DamagedCheckpoint as error:
                 self.on_report({"message": f"damaged checkpoint, going back to the one before: {error}"})
                 continue
@@ -410,7 +311,7 @@ class _Run:
 
     def _finish(self) -> dict[str, Any]:
         settings, game = self.training.settings, games.get(self.spec.game)
-        episodes = max(1, round(settings.final_episodes * min(1.0, self.spec.steps / _FULL_STEPS)))
+        episodes = max(1, round(settings.final_episodes * min(1.0, self.spec.steps / FULL_STEPS)))
         self.on_report({"message": f"playing {episodes} games to evaluate the final network"})
         played = self.training.evaluate(episodes, seed=self._evaluation_seed() + 1, threads=self.threads)
         final = [episode.score for episode in played]

@@ -33,6 +33,7 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"rllib"}),
     frozenset({"tracking"}),
     frozenset({"analysis"}),
+    frozenset({"description"}),
     frozenset({"trial"}),
     frozenset({"sweeps"}),
     frozenset({"tables"}),

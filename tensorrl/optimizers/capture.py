@@ -79,7 +79,7 @@ class Capture:
         # A pass without gradients, e.g. a target's, is none of ours.
         if not (isinstance(output, Tensor) and output.requires_grad):
             return None
-        # Work in place on a view (which is what `F.linear` of three axes returns) would cut this place out of the graph.
+        # Work in place on a view (`F.linear` of three axes returns one) would cut this place out of the graph.
         kept: Tensor = output.clone() if output._is_view() else output
         self._calls.append((self._layers[layer], _Call(inputs[0].detach(), get_gradient_edge(kept))))
         return kept

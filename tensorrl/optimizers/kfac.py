@@ -207,7 +207,8 @@ class KFAC(Optimizer):
         pairs = [(block, found) for layer in factors for block, found in zip(layer.blocks, factors[layer], strict=True)]
         pairs = [(block, found) for block, found in pairs if block in self._places]
         # Anything not finite in what a factor is made of shows on its diagonal, as a sum of squares.
-        sound = [bool(torch.isfinite(found.inputs.trace() + found.outputs.trace())) for _, found in pairs]
+        traces = [found.inputs.trace() + found.outputs.trace() for _, found in pairs]
+        sound: list[bool] = torch.stack(traces).isfinite().tolist() if traces else []
         for (block, found), finite in zip(pairs, sound, strict=True):
             if finite:
                 stack, k = self._places[block]
@@ -370,7 +371,7 @@ class KFAC(Optimizer):
             value = float(size)
             sound = math.isfinite(value)
             if not sound and not self._warned_of_gradient:
-                _warn(f"step {self._steps}: a gradient is not finite, step skipped, and so are those like it that follow")
+                _warn(f"step {self._steps}: a gradient is not finite, step skipped, as are like ones after it")
             self._warned_of_gradient = not sound
             if not sound:
                 return None

@@ -64,7 +64,7 @@ class _Poked:
     def __init__(self, record: MlflowRecord) -> None:
         self.poke = record.poke
 
-    def close(self) -> None:
+    def close(self, *, failed: bool = False) -> None:
         """Leaves closing to `run_cell`."""
 
 

@@ -9,8 +9,11 @@ from tensorrl.errors import InputError
 def make_run(folder, game="pong"):
     folder.mkdir()
     (folder / "trial.json").write_text(json.dumps({"game": game, "variant": "rainbow", "seed": 0}))
-    lines = [{"agent_steps": 10, "episode_return": -21.0}, {"agent_steps": 20}, {"agent_steps": 30, "episode_return": -19.0,
-             "evaluation_return": -18.0}]  # fmt: skip
+    lines = [
+        {"agent_steps": 10, "episode_return": -21.0},
+        {"agent_steps": 20},
+        {"agent_steps": 30, "episode_return": -19.0, "evaluation_return": -18.0},
+    ]
     (folder / "progress.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
 

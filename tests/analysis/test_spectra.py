@@ -59,16 +59,22 @@ def test_a_matrix_with_known_singular_values_gives_them_back() -> None:
     np.testing.assert_allclose(singular_values(weight, 3)["matrix"], wanted, atol=1e-6)
 
 
+def unfold(weight: np.ndarray, mode: int) -> np.ndarray:
+    # Another library's import may have left TensorLy with another backend.
+    with tensorly.backend_context("numpy", local_threadsafe=True):
+        return np.asarray(tensorly.unfold(weight, mode))
+
+
 @given(st.lists(st.integers(1, 5), min_size=2, max_size=4), st.integers(0, 2**31))
 def test_squares_are_the_eigenvalues_of_each_unfolding_times_its_transpose(dims: list[int], seed: int) -> None:
     weight = np.random.default_rng(seed).standard_normal(dims)
     found = singular_values(weight, len(dims) - 1)
     for mode in range(len(dims) - 1 if len(dims) > 2 else 0):
-        unfolded = tensorly.unfold(weight, mode)
+        unfolded = unfold(weight, mode)
         eigenvalues = np.linalg.eigvalsh(unfolded @ unfolded.T)[::-1][: min(unfolded.shape)]
         np.testing.assert_allclose(found[f"mode_{mode}"] ** 2, eigenvalues, rtol=1e-4, atol=1e-4)
     # The unfolding along the only output mode is the matrix, so it is not kept twice.
-    matrix = tensorly.unfold(weight, len(dims) - 1)
+    matrix = unfold(weight, len(dims) - 1)
     eigenvalues = np.linalg.eigvalsh(matrix @ matrix.T)[::-1][: min(matrix.shape)]
     np.testing.assert_allclose(found["matrix"] ** 2, eigenvalues, rtol=1e-4, atol=1e-4)
     assert len(found) == (len(dims) if len(dims) > 2 else 1)

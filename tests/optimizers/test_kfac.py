@@ -454,6 +454,63 @@ def test_a_registered_layer_type_has_a_block(monkeypatch: pytest.MonkeyPatch) ->
     assert list(KFAC(layer, lr=0.1).factors()) == ["module"]
 
 
+@pytest.mark.gpu
+def test_a_captured_cuda_graph_applies_steps_with_refreshed_inverses_and_changed_learning_rate() -> None:
+    def run(captured: bool) -> list[Tensor]:
+        net = _small_net().cuda()
+        batches = [(x.cuda(), y.cuda()) for x, y in _batches(9)]
+        lr, x, y = torch.tensor(0.05, device="cuda"), batches[0][0].clone(), batches[0][1].clone()
+        optimizer = KFAC(net, lr=lr, curvature_interval=3, inverse_interval=3)
+
+        def backward() -> None:
+            F.cross_entropy(net(x), y).backward()
+
+        def observed() -> None:
+            with optimizer.curvature() as capture:
+                capture.observe(net(x))
+
+        observed()
+        optimizer.zero_grad()
+        backward()
+        optimizer.prepare()
+        graph = torch.cuda.CUDAGraph()
+        if captured:
+            before = parameters_of(net)
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(3):
+                    optimizer.zero_grad()
+                    backward()
+                    optimizer.apply()
+            torch.cuda.current_stream().wait_stream(stream)
+            optimizer.zero_grad()
+            with torch.cuda.graph(graph):
+                backward()
+                optimizer.apply()
+            with torch.no_grad():
+                for name, parameter in net.named_parameters():
+                    parameter.copy_(before[name])
+            for arena in optimizer._arenas:
+                arena.momenta.zero_()
+        for k, batch in enumerate(batches):
+            x.copy_(batch[0])
+            y.copy_(batch[1])
+            lr.fill_(0.05 / (1 + k))
+            observed()
+            optimizer.prepare()
+            if captured:
+                graph.replay()
+            else:
+                optimizer.zero_grad()
+                backward()
+                optimizer.apply()
+        return [p.detach().clone() for p in net.parameters()]
+
+    for one, two in zip(run(True), run(False), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-5)
+
+
 def test_levenberg_marquardt_trusts_a_good_model_more_and_a_bad_one_less() -> None:
     torch.manual_seed(0)
     layer, x, targets = nn.Linear(3, 2), torch.randn(512, 3), torch.randn(512, 2)

@@ -66,7 +66,7 @@ def test_value_stream_changes_the_distribution_and_gets_gradient(variant):
 def test_advantages_are_centred_over_actions_not_over_atoms():
     network = QNetwork(network_spec(resolve("denoised"), 6))
     x = stacks(network)
-    features = network.torso(x).flatten(1)
+    features = network.torso(network.prepare(x)).flatten(1)
     value = network.value_output(network.value_hidden(features).relu())
     # Averaged over actions only the value stream is left, atom by atom.
     torch.testing.assert_close(network(x).mean(1), value, atol=1e-5, rtol=1e-4)
@@ -78,7 +78,7 @@ def test_plain_head_is_dueling_too():
     x = stacks(network)
     q = network(x)
     assert q.shape == (4, 6)
-    value = network.value_output(network.value_hidden(network.torso(x).flatten(1)).relu())
+    value = network.value_output(network.value_hidden(network.torso(network.prepare(x)).flatten(1)).relu())
     torch.testing.assert_close(q.mean(1, keepdim=True), value, atol=1e-5, rtol=1e-4)
     assert network.q_values(q) is q
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tensorrl.networks.torsos import DataEfficientTorso, NatureTorso, PatchConv
+from tensorrl.networks.torsos import DataEfficientTorso, NatureTorso, PatchConv, ScatteringTorso
 
 
 def frames(count=8, seed=0):
@@ -16,7 +16,7 @@ def test_patches_give_what_strided_convolutions_give():
         F.conv2d(images.view(2, 4, 84, 84).double() / 255, torso.conv1.kernel, torso.conv1.bias, stride=5)
     )
     expected = F.relu(F.conv2d(expected, torso.conv2.kernel, torso.conv2.bias, stride=5))
-    got = torso(torso.encode(images).view(2, 4, 25, 225))
+    got = torso(torso.prepare(torso.encode(images).view(2, 4, 25, 225)))
     assert got.shape == expected.shape == (2, 64, 3, 3)
     torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
 
@@ -30,7 +30,7 @@ def test_patches_give_the_gradients_of_strided_convolutions():
     x = F.relu(F.conv2d(x, copies[1], torso.conv2.bias.detach(), stride=5))
     upstream = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     (x * upstream).sum().backward()
-    (torso(torso.encode(images).view(2, 4, 25, 225)) * upstream).sum().backward()
+    (torso(torso.prepare(torso.encode(images).view(2, 4, 25, 225))) * upstream).sum().backward()
     for layer, copy in ((torso.conv1, copies[0]), (torso.conv2, copies[1])):
         k, c = layer.kernel_size, layer.channels
         grad = layer.weight.grad
@@ -57,4 +57,16 @@ def test_patch_convolution_has_the_coefficients_and_initial_scale_of_a_convoluti
 
 def test_nature_torso_shape():
     torso = NatureTorso()
-    assert torso(torso.encode(frames(8)).view(2, 4, 84, 84)).shape == (2, *torso.out_shape)
+    assert torso(torso.prepare(torso.encode(frames(8)).view(2, 4, 84, 84))).shape == (2, *torso.out_shape)
+
+
+def test_scattering_torso_is_a_convolution_over_the_stems_features():
+    torso = ScatteringTorso(J=2, L=2)
+    images = frames(8)
+    features = torso.stem.encode(images).float().view(2, -1, 21, 21)
+    kernel = torso.conv2.kernel
+    expected = F.relu(F.conv2d(features, kernel, torso.conv2.bias, stride=5))
+    stored = torso.encode(images).view(2, 4, *torso.stored_shape)
+    assert stored.dtype == torch.float16
+    torch.testing.assert_close(torso(torso.prepare(stored)), expected, rtol=1e-4, atol=1e-5)
+    assert expected.shape == (2, *torso.out_shape)

@@ -135,7 +135,7 @@ def decompose(weight: Tensor, factorization: str, rank: Shape, *, seed: int = 0)
         return Factors(None, _fibres(weight.detach().to("cpu", torch.float64)))
     with tensorly.backend_context("numpy", local_threadsafe=True):
         if factorization == "tucker":
-            core, factors = tucker(values, rank=list(rank), init="svd", n_iter_max=10, tol=1e-8)
+            core, factors = tucker(values, rank=list(rank), init="svd", n_iter_max=50, tol=1e-6)
             return Factors(_tensor(core), tuple(_tensor(f) for f in factors))
         if factorization == "tt":
             return Factors(None, tuple(_tensor(g) for g in tensor_train(values, rank=[1, *rank, 1]).factors))

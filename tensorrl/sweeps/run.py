@@ -106,6 +106,10 @@ class _Board:
             error=self.errors[index],
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its callbacks for a restore of its own kind, which a sweep does not use; a display may hold locks.
+        return {**self.__dict__, "_on_update": None}
+
     def tell(self, index: int, status: str, *, failures: int, error: tuple[str, ...] = ()) -> None:
         """Notes what Tune knows of a trial: its status in Tune's words, its failures, the last lines of the last."""
         self._begun[index] |= status != "PENDING"

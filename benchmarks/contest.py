@@ -29,7 +29,9 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 class Contestant(Protocol):
     """What takes part: something that does agent steps, each with one update of a batch of 32 once it has warmed up."""
 
-    coefficients: int
+    @property
+    def coefficients(self) -> int:
+        """Learned coefficients; known once it has made an update."""
 
     def advance(self, steps: int) -> None:
         """Does at least `steps` agent steps."""

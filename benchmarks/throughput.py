@@ -196,22 +196,27 @@ def two_trials(name: str, plan: Plan) -> dict[str, Any]:
     """Two trials of one thread each at once, in turn with one trial of two threads; steps/s together and alone."""
     with plan.enter(name, 1, seed=0) as first, plan.enter(name, 1, seed=1) as second, plan.enter(name, 2) as alone:
         together: list[float] = []
-        single: list[float] = []
+        single: list[Window] = []
         for _ in range(plan.rounds):
             for entrant in (first, second):
                 entrant.begin_window(plan.window)
             pair = [entrant.end_window() for entrant in (first, second)]
             # The slower one's time: what the faster one leaves idle at the end counts against the pair.
             together.append(sum(window.steps for window in pair) / max(window.seconds for window in pair))
-            single.append(alone.window(plan.window).steps_per_second)
-    gain = ratio(together, single)
-    print(f"{name}: two trials of 1 thread at once {Spread.of(together)} steps/s together, one trial of 2 threads")
-    print(f"{Spread.of(single)}; {gain.median:.2f} times ({gain.lowest:.2f}-{gain.highest:.2f})")
+            single.append(alone.window(plan.window))
+    rates = [window.steps_per_second for window in single]
+    gain = ratio(together, rates)
+    print(f"{name}, steps/s: {Spread.of(together)} by two trials of 1 thread at once, {Spread.of(rates)} by one of 2")
+    print(f"threads: {gain.median:.2f} ({gain.lowest:.2f}-{gain.highest:.2f}) times")
+    foreign = [window.foreign_cores for window in single if window.foreign_cores is not None]
+    if foreign:
+        print(f"Others kept busy during the latter, in cores: {Spread.of(foreign)}")
     return {
         "contestant": name,
         "together_steps_per_second": asdict(Spread.of(together)),
-        "alone_steps_per_second": asdict(Spread.of(single)),
+        "alone_steps_per_second": asdict(Spread.of(rates)),
         "ratio": asdict(gain),
+        "foreign_cores": asdict(Spread.of(foreign)) if foreign else None,
     }
 
 

@@ -28,7 +28,7 @@ from benchmarks.arithmetic import (
     multiply_adds_of_update,
     products_of_update,
 )
-from benchmarks.contest import Entrant, Spread, busy_seconds, ratio
+from benchmarks.contest import Entrant, Spread, Window, busy_seconds, ratio
 from benchmarks.ours import Trial
 from benchmarks.peers.cleanrl import CleanRL
 from benchmarks.peers.games import StackedGame, TensorGame
@@ -398,6 +398,41 @@ def test_a_contest_goes_on_without_who_fails_and_saves_windows_of_one_update_a_s
     rates = sorted(window["steps"] / window["seconds"] for window in row["windows"])
     assert row["steps_per_second"] == pytest.approx({"median": rates[1], "lowest": rates[0], "highest": rates[2]})
     assert all(window["peak_bytes"] > 50 * 2**20 for window in row["windows"])
+
+
+class FakeEntrant:
+    """Answers each window with the next of the seconds it was given."""
+
+    def __init__(self, seconds: list[float]) -> None:
+        self._seconds = iter(seconds)
+        self._asked = 0
+
+    def __enter__(self) -> FakeEntrant:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def begin_window(self, steps: int) -> None:
+        self._asked = steps
+
+    def end_window(self) -> Window:
+        return Window(self._asked, self._asked, next(self._seconds), cpu_seconds=1.0, peak_bytes=1)
+
+    def window(self, steps: int) -> Window:
+        self.begin_window(steps)
+        return self.end_window()
+
+
+def test_two_trials_count_no_faster_than_the_slower_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    entrants = {(1, 0): [1.0, 2.0], (1, 1): [2.0, 4.0], (2, 0): [1.0, 2.0]}
+    monkeypatch.setattr(
+        throughput.Plan, "enter", lambda self, name, threads, seed=0: FakeEntrant(entrants[threads, seed])
+    )
+    found = throughput.two_trials("rainbow", throughput.Plan("pong", 10, window=100, rounds=2, checkouts={}))
+    assert found["together_steps_per_second"] == {"median": 75.0, "lowest": 50.0, "highest": 100.0}
+    assert found["alone_steps_per_second"] == {"median": 75.0, "lowest": 50.0, "highest": 100.0}
+    assert found["ratio"] == {"median": 1.0, "lowest": 1.0, "highest": 1.0}
 
 
 def test_everyone_built_takes_part_unless_some_are_named() -> None:

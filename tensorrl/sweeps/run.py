@@ -107,7 +107,7 @@ class _Board:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        # Tune pickles its callbacks for a restore of its own kind, which a sweep does not use; a display may hold locks.
+        # Tune pickles its callbacks for a restore of its own, which a sweep does not use; a display may hold locks.
         return {**self.__dict__, "_on_update": None}
 
     def tell(self, index: int, status: str, *, failures: int, error: tuple[str, ...] = ()) -> None:

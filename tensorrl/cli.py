@@ -107,17 +107,13 @@ def variants_command(as_json: Json = False) -> None:
     """List the variants: what each changes about data-efficient Rainbow."""
     from tensorrl.variants import VARIANTS
 
-    rows = [
-        {"name": v.name, "summary": v.summary, "built": v.built, "settings": dict(v.changes)} for v in VARIANTS.values()
-    ]
+    rows = [{"name": v.name, "summary": v.summary, "settings": dict(v.changes)} for v in VARIANTS.values()]
     if as_json:
         _print_json(rows)
         return
     from tensorrl.tables import print_table
 
-    print_table(
-        [{"name": r["name"], "summary": r["summary"], "built": "yes" if r["built"] else "not yet"} for r in rows]
-    )
+    print_table([{"name": r["name"], "summary": r["summary"]} for r in rows])
 
 
 @app.command("settings")
@@ -145,7 +141,7 @@ def settings_command(
 def coefficients_command(
     game: Annotated[str | None, typer.Option(help="One game.")] = None,
     all_games: Annotated[bool, typer.Option("--all-games", help="All 26 games.")] = False,
-    variant: Annotated[str | None, typer.Option(help="One variant; all that are built otherwise.")] = None,
+    variant: Annotated[str | None, typer.Option(help="One variant; all otherwise.")] = None,
     overrides: Set = None,
     as_json: Json = False,
 ) -> None:
@@ -157,7 +153,7 @@ def coefficients_command(
         raise InputError("coefficients: give either --game NAME or --all-games")
     named = [games.get(game)] if game is not None else list(games.GAMES.values())
     changes = parse_overrides(overrides)
-    chosen = [variant] if variant else [name for name, v in variants.VARIANTS.items() if v.built]
+    chosen = [variant] if variant else list(variants.VARIANTS)
     rows = [count(g, name, changes) for g in named for name in chosen]
     if as_json:
         _print_json(rows[0] if game is not None and variant else rows)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tensorrl.errors import InputError, unknown
+from tensorrl.errors import unknown
 from tensorrl.settings import Settings, make_settings
 
 
@@ -18,13 +18,11 @@ class Variant:
         name: how it is named everywhere.
         summary: one line for people.
         changes: settings that differ from the baseline `rainbow`.
-        built: whether it can be trained yet.
     """
 
     name: str
     summary: str
     changes: Mapping[str, Any] = field(default_factory=dict)
-    built: bool = True
 
 
 _DENOISED = {"noisy": False}
@@ -70,15 +68,11 @@ def get(name: str, *, where: str | None = None) -> Variant:
     """Looks a variant up.
 
     Raises:
-        InputError: no variant has that name, or it is listed but not built yet.
+        InputError: no variant has that name.
     """
     if name not in VARIANTS:
         raise unknown("variant", name, VARIANTS, where=where)
-    variant = VARIANTS[name]
-    if not variant.built:
-        place = f"{where}: " if where else ""
-        raise InputError(f"{place}variant {name!r} is not built yet; see `tensorrl variants` for those that are")
-    return variant
+    return VARIANTS[name]
 
 
 def resolve(name: str, overrides: Mapping[str, Any] | None = None) -> Settings:

@@ -100,18 +100,6 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, arguments, words, monke
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_variant_that_cannot_be_trained_yet_says_so(monkeypatch, capsys, tmp_path):
-    from tensorrl.variants import VARIANTS
-
-    monkeypatch.chdir(tmp_path)
-    for name in (name for name, variant in VARIANTS.items() if not variant.built):
-        monkeypatch.setattr(sys, "argv", ["tensorrl", "train", "--game", "pong", "--variant", name, "--out", "x"])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        assert stop.value.code == 2
-        assert "not built yet" in capsys.readouterr().err
-
-
 def test_light_commands_load_no_torch_and_no_ray():
     code = (
         "import sys\nfrom tensorrl import cli\nfrom typer.testing import CliRunner\n"

@@ -10,8 +10,6 @@ from tensorrl.networks.spec import DENSE_LAYERS, NetworkSpec
 from tensorrl.settings import network_spec
 from tensorrl.variants import VARIANTS, resolve
 
-BUILT = [name for name, variant in VARIANTS.items() if variant.built]
-
 
 def stacks(network, batch=4, seed=0):
     generator = torch.Generator().manual_seed(seed)
@@ -20,7 +18,7 @@ def stacks(network, batch=4, seed=0):
     return stored.view(batch, 4, *stored.shape[1:])
 
 
-@pytest.mark.parametrize("variant", BUILT)
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("actions", [3, 18])
 def test_counts_from_the_description_are_those_of_the_built_network(variant, actions):
     spec = network_spec(resolve(variant), actions)

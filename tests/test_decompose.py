@@ -86,7 +86,7 @@ def factorised(factorization: str, ranks: dict[str, list[int]], seed: int = 0) -
 
 def stacks(count: int = 32) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (count, 4, 25, 225), dtype=torch.uint8, generator=generator)
+    return torch.randint(0, 256, (count, 4, 225, 25), dtype=torch.uint8, generator=generator)
 
 
 # The decomposition

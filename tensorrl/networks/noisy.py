@@ -6,7 +6,8 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from tensorrl.networks.products import linear
 
 
 class NoisyLinear(nn.Module):
@@ -61,9 +62,9 @@ class NoisyLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps (…, in_features) to (…, out_features)."""
         if not self.training:
-            return F.linear(x, self.weight_mu, self.bias_mu)
+            return linear(x, self.weight_mu, self.bias_mu)
         weight, bias = self._drawn or self.noisy_weights()
-        return F.linear(x, weight, bias)
+        return linear(x, weight, bias)
 
     def forget_draw(self) -> None:
         """Drops the weights formed by `set_noise`; the next pass forms them from the stored noise."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tensorrl.networks.noisy import NoisyLinear, scaled_noise
+from tensorrl.networks.products import Linear
 from tensorrl.networks.ranks import LayerShape
 from tensorrl.networks.regression import TensorRegression
 from tensorrl.networks.spec import NetworkSpec
@@ -99,4 +100,4 @@ def build_dense(spec: NetworkSpec, layer: LayerShape) -> nn.Module:
             layer.in_shape, layer.out_shape, factorization=spec.factorization, rank=spec.ranks[layer.name]
         )
     sizes = math.prod(layer.in_shape), math.prod(layer.out_shape)
-    return NoisyLinear(*sizes, sigma=spec.noisy_sigma) if spec.noisy else nn.Linear(*sizes)
+    return NoisyLinear(*sizes, sigma=spec.noisy_sigma) if spec.noisy else Linear(*sizes)

@@ -6,14 +6,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tensorrl.networks.products import Linear
+
 FRAME_SHAPE = (84, 84)
 
 
-class PatchConv(nn.Linear):
+class PatchConv(Linear):
     """A convolution without padding whose stride is its kernel, as one matrix product over patches.
 
     Patches do not overlap, so there is nothing to slide: where `conv2d` would take (channels, height, width), this
     takes the patches themselves and is several times faster in the backward pass.
+
+    Shape:
+        patches (batch, positions, channels·kernel²) → (batch, positions, out_channels).
 
     Args:
         channels: input channels.
@@ -34,25 +39,16 @@ class PatchConv(nn.Linear):
             return self.weight.view(-1, k, k, c).permute(0, 3, 1, 2)
         return self.weight.view(-1, c, k, k)
 
-    def forward(self, patches: Tensor) -> Tensor:
-        """Maps patches (batch, positions, channels·kernel²) to (batch, positions, out_channels)."""
-        if patches.is_contiguous():
-            return F.linear(patches, self.weight, self.bias)
-        # A transposed view goes to the matrix product as it is; `linear` would copy it first.
-        weight = self.weight.t().expand(patches.shape[0], -1, -1)
-        return torch.baddbmm(self.bias, patches, weight)
-
 
 class DataEfficientTorso(nn.Module):
     """The two convolutions of data-efficient Rainbow: 4→32 5×5/5, 32→64 5×5/5, no padding (van Hasselt et al. 2019).
 
     Of 84×84 pixels the two strided layers see only the top left 75×75: 84 → 16 → 3 outputs, and 3·25 = 75. A frame is
-    kept as its 225 patches of 25 pixels, pixel-major, (25, 225): patches in the order (row, column) of the second
-    layer's output, then (row, column) inside its kernel. The stack of a batch is then, without a copy, the transposed
-    left factor of the first layer's matrix product, and that product's result is the second layer's input.
+    kept as the first layer's 225 patches of 25 pixels, in the order (row, column) of the second layer's output, then
+    (row, column) inside its kernel. The first layer's result is then the second layer's input as it lies.
     """
 
-    stored_shape: tuple[int, ...] = (25, 225)
+    stored_shape: tuple[int, ...] = (225, 25)
     stored_dtype = torch.uint8
     keeps_frames = False
     out_shape: tuple[int, ...] = (64, 3, 3)
@@ -64,21 +60,20 @@ class DataEfficientTorso(nn.Module):
 
     @staticmethod
     def encode(frames: Tensor) -> Tensor:
-        """Lays out frames (n, 84, 84) uint8 as replay keeps them, (n, 25, 225) uint8."""
+        """Lays out frames (n, 84, 84) uint8 as replay keeps them, (n, 225, 25) uint8."""
         patches = frames[:, :75, :75].reshape(-1, 3, 5, 5, 3, 5, 5)  # i u a j v b: output, patch, pixel by row, column
-        return patches.permute(0, 3, 6, 1, 4, 2, 5).reshape(-1, 25, 225)
+        return patches.permute(0, 1, 4, 2, 5, 3, 6).reshape(-1, 225, 25)
 
     def prepare(self, stacks: Tensor) -> Tensor:
-        """Makes pixels from 0 to 1 of stored ones."""
-        return stacks.to(self.conv1.weight.dtype).mul_(1 / 255)
+        """Makes patches (batch, 225, stack·25) of pixels from 0 to 1 of stacks (batch, stack, 225, 25)."""
+        pixels = stacks.to(self.conv1.weight.dtype).mul_(1 / 255)
+        return pixels.transpose(1, 2).reshape(len(stacks), 225, -1)
 
-    def forward(self, stacks: Tensor) -> Tensor:
-        """Maps stacks (batch, stack, 25, 225) that `prepare` made floats of to features (batch, 64, 3, 3)."""
-        batch = stacks.shape[0]
-        pixels = stacks.reshape(batch, -1, 225)
-        first = F.relu_(self.conv1(pixels.transpose(1, 2)))
-        second = F.relu_(self.conv2(first.view(batch, 9, 800)))
-        return second.transpose(1, 2).reshape(batch, 64, 3, 3)
+    def forward(self, patches: Tensor) -> Tensor:
+        """Maps what `prepare` gave, (batch, 225, stack·25), to features (batch, 64, 3, 3)."""
+        first = F.relu_(self.conv1(patches))
+        second = F.relu_(self.conv2(first.view(-1, 9, 800)))
+        return second.transpose(1, 2).reshape(-1, 64, 3, 3)
 
 
 class ScatteringTorso(nn.Module):

@@ -16,7 +16,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from tensorrl.optimizers.products import as_columns, gram, times_transposed
+from tensorrl.networks.products import times_transposed
+from tensorrl.optimizers.products import as_columns, gram
 
 Sharing = Literal["expand", "reduce"]
 

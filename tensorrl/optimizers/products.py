@@ -1,33 +1,11 @@
-"""Matrix products of the K-FAC step, each by the fastest exact kernel at hand.
-
-PyTorch sends float32 `mm` on CPUs to MKL, which on processors of other makers than its own falls back to narrower
-vector instructions: oneDNN, shipped in the same PyTorch, runs the same product 1.9 to 2.3 times as fast there
-(`python -m benchmarks.kfac --products`). Below about 10⁶ multiply-adds its call overhead eats the gain.
-"""
+"""Matrix products of the K-FAC step."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-ONEDNN_FROM = 1_000_000
-"""Multiply-adds from which oneDNN's product is taken; measured break-even 0.7 to 1.2 million."""
-
-
-_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-
-
-def _suits_onednn(like: Tensor, multiply_adds: int) -> bool:
-    plain = like.device.type == "cpu" and like.dtype == torch.float32
-    return _ONEDNN and plain and multiply_adds >= ONEDNN_FROM and bool(torch.backends.mkldnn.enabled)
-
-
-def times_transposed(left: Tensor, right: Tensor) -> Tensor:
-    """Returns `left @ right.T`; (m, k), (n, k) → (m, n). Not differentiable: for use under `torch.no_grad`."""
-    if _suits_onednn(left, left.shape[0] * left.shape[1] * right.shape[0]):
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], "")
-        return product
-    return left @ right.mT
+from tensorrl.networks.products import suits_onednn, times_transposed
 
 
 def gram(samples: Tensor) -> Tensor:
@@ -52,7 +30,7 @@ def sandwich(left: Tensor, middle: Tensor, right: Tensor, out: Tensor) -> None:
         out: (blocks, rows, columns), not overlapping `middle`.
     """
     count, rows, columns = middle.shape
-    if _suits_onednn(middle, rows * columns * max(rows, columns)):
+    if suits_onednn(middle, rows * columns * max(rows, columns)):
         for k in range(count):
             out[k].copy_(times_transposed(times_transposed(left[k], middle[k].mT), right[k]))
     elif columns == 1:  # a bias: as a row times a matrix, the product is a dozen times faster than a matrix times it

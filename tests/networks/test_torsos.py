@@ -16,7 +16,7 @@ def test_patches_give_what_strided_convolutions_give():
         F.conv2d(images.view(2, 4, 84, 84).double() / 255, torso.conv1.kernel, torso.conv1.bias, stride=5)
     )
     expected = F.relu(F.conv2d(expected, torso.conv2.kernel, torso.conv2.bias, stride=5))
-    got = torso(torso.prepare(torso.encode(images).view(2, 4, 25, 225)))
+    got = torso(torso.prepare(torso.encode(images).view(2, 4, 225, 25)))
     assert got.shape == expected.shape == (2, 64, 3, 3)
     torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
 
@@ -30,7 +30,7 @@ def test_patches_give_the_gradients_of_strided_convolutions():
     x = F.relu(F.conv2d(x, copies[1], torso.conv2.bias.detach(), stride=5))
     upstream = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     (x * upstream).sum().backward()
-    (torso(torso.prepare(torso.encode(images).view(2, 4, 25, 225))) * upstream).sum().backward()
+    (torso(torso.prepare(torso.encode(images).view(2, 4, 225, 25))) * upstream).sum().backward()
     for layer, copy in ((torso.conv1, copies[0]), (torso.conv2, copies[1])):
         k, c = layer.kernel_size, layer.channels
         grad = layer.weight.grad

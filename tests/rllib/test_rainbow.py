@@ -87,7 +87,7 @@ def test_rllib_loss_has_the_gradient_of_our_update():
         patches = replay._gather(rows)
         images = torch.zeros(len(rows), 4, 84, 84, dtype=torch.uint8)
         images[..., :75, :75] = (
-            patches.view(-1, 4, 5, 5, 3, 3, 5, 5).permute(0, 1, 4, 6, 2, 5, 7, 3).reshape(-1, 4, 75, 75)
+            patches.view(-1, 4, 3, 3, 5, 5, 5, 5).permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(-1, 4, 75, 75)
         )
         return images
 

@@ -1,0 +1,85 @@
+"""Matrix products by the fastest exact kernel at hand.
+
+PyTorch sends float32 products on CPUs to MKL, which on processors of other makers than its own falls back to narrower
+vector instructions: oneDNN, shipped in the same PyTorch, runs the same product 1.5 to 2.3 times as fast there
+(`python -m benchmarks.kfac --products`). Below about 10⁶ multiply-adds its call overhead eats the gain.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+ONEDNN_FROM = 1_000_000
+"""Multiply-adds from which oneDNN's product is taken; measured break-even 0.7 to 1.2 million."""
+
+_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def suits_onednn(like: Tensor, multiply_adds: int) -> bool:
+    """Whether a product of this many multiply-adds, with operands like `like`, is faster by oneDNN."""
+    return (
+        _ONEDNN
+        and multiply_adds >= ONEDNN_FROM
+        and like.device.type == "cpu"
+        and like.dtype == torch.float32
+        and bool(torch.backends.mkldnn.enabled)
+    )
+
+
+def times_transposed(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Returns `left @ right.T + bias`; (m, k), (n, k), (n,) → (m, n). Not differentiable: see `linear`."""
+    if suits_onednn(left, left.shape[0] * left.shape[1] * right.shape[0]):
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
+        return product
+    return left @ right.mT if bias is None else torch.addmm(bias, left, right.mT)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Returns `x @ weight.T + bias` as `F.linear` does, with large products and their gradients by oneDNN.
+
+    Differentiable once where oneDNN is taken, which compilers and function transforms see only as `F.linear`.
+
+    Args:
+        x: (..., in).
+        weight: (out, in).
+        bias: (out,), or None.
+    """
+    large = suits_onednn(x, x.numel() * weight.shape[0])
+    if not large or torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
+        return F.linear(x, weight, bias)
+    rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
+    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+        out: Tensor = _Linear.apply(rows, weight, bias)  # type: ignore[no-untyped-call]
+    else:
+        out = times_transposed(rows, weight, bias)
+    return out if x.dim() == 2 else out.view(*x.shape[:-1], weight.shape[0])
+
+
+class Linear(nn.Linear):
+    """PyTorch's dense layer, computed by `linear`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (..., in_features) to (..., out_features)."""
+        return linear(x, self.weight, self.bias)
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return times_transposed(x, weight, bias)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        of_x, of_weight, of_bias = ctx.needs_input_grad
+        return (
+            times_transposed(gradient, weight.t()) if of_x else None,
+            times_transposed(gradient.t(), x.t()) if of_weight else None,
+            gradient.sum(0) if of_bias else None,
+        )

@@ -125,9 +125,9 @@ def test_sampling_frequencies_follow_priorities():
     distribution.set(torch.arange(1_000), torch.from_numpy(priorities))
     generator, counts = torch.Generator().manual_seed(1), np.zeros(1_000)
     for _ in range(3_000):
-        slots, probabilities = distribution.sample(torch.rand(32, dtype=torch.float64, generator=generator))
+        slots, drawn = distribution.sample(torch.rand(32, dtype=torch.float64, generator=generator))
         np.add.at(counts, slots.numpy(), 1)
-        np.testing.assert_allclose(probabilities.numpy(), priorities[slots.numpy()] / priorities.sum(), rtol=1e-9)
+        np.testing.assert_array_equal(drawn.numpy(), priorities[slots.numpy()])
     assert counts[priorities == 0].sum() == 0
     expected = counts.sum() * priorities / priorities.sum()
     large = expected > 5
@@ -139,10 +139,10 @@ def test_sampling_frequencies_follow_priorities():
 
 def test_draws_never_fall_on_an_empty_slot_at_the_edges_of_the_strata():
     distribution = SumBlocks(600)
-    distribution.set(torch.tensor([3, 255, 256, 599]), torch.tensor([1e-8, 1.0, 1e3, 1e-8], dtype=torch.float64))
+    distribution.set(torch.tensor([3, 63, 64, 599]), torch.tensor([1e-8, 1.0, 1e3, 1e-8], dtype=torch.float64))
     for uniform in (0.0, 1 - 2**-53):
         slots, _ = distribution.sample(torch.full((1_000,), uniform, dtype=torch.float64))
-        assert set(slots.tolist()) <= {3, 255, 256, 599}
+        assert set(slots.tolist()) <= {3, 63, 64, 599}
 
 
 def test_importance_weights_follow_the_formula():

@@ -3,10 +3,11 @@
     python -m benchmarks.floor [--variants rainbow ...] [--threads 1 2] [--clock wall|cpu] [--rounds 9] [--json FILE]
 
 The floor is the update's multiply-adds (`benchmarks.arithmetic`) over the rate at which this machine multiplies large
-matrices with as many threads. Beside it stands the time of the same products alone, in their own shapes, back to back:
-what small and narrow matrices cost whoever multiplies them. Rate, products and every variant's updates are timed in
-turn, round after round; figures are medians of rounds, ratios medians of each round's ratio. The tables of where the
-time goes are by wall clock.
+matrices with as many threads: by PyTorch's `mm`, and by oneDNN, which takes our large products
+(`tensorrl.networks.products`). Beside it stands the time of the same products alone, in their own shapes, back to back,
+by the kernels that ours take: what small and narrow matrices cost. Rates, products and every variant's updates are
+timed in turn, round after round; figures are medians of rounds, ratios medians of each round's ratio. The tables of
+where the time goes are by wall clock.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from benchmarks.contest import CLOCKS, Clock, Spread, add_clock, ratio, save
 from benchmarks.ours import Trial
 from benchmarks.throughput import show
 from tensorrl.errors import InputError
+from tensorrl.networks.products import suits_onednn, times_transposed
 from tensorrl.training import Training
 
 BATCH = 32
@@ -50,7 +52,10 @@ PHASES = (
 )
 """Parts of an agent step, in order: what it is called, whose method it is ("" for the loop's own), which."""
 KINDS = (
-    ("matrix products", ("mm", "addmm", "bmm", "baddbmm", "convolution", "mkldnn_convolution", "conv2d", "linear")),
+    (
+        "matrix products",
+        ("mm", "addmm", "bmm", "baddbmm", "convolution", "mkldnn_convolution", "conv2d", "linear", "_linear"),
+    ),
     ("optimizer and clipping", ("_fused_adam", "_foreach", "linalg_vector_norm", "linalg_cholesky", "cholesky")),
     ("copies, conversions, gathers", ("copy", "_to_copy", "to", "cat", "clone", "index", "gather", "contiguous")),
     (
@@ -122,18 +127,26 @@ def compare(names: Sequence[str], game: str, warm_up: int, updates: int, rounds:
     threads = torch.get_num_threads()
     subjects = [make_subject(name, game, warm_up) for name in names]
     rates: list[float] = []
+    onednn_rates: list[float] = []
     for _ in range(rounds):
-        rates.append(matrix_rate(clock))
+        rates.append(matrix_rate(clock, torch.mm))
+        onednn_rates.append(matrix_rate(clock, lambda a, b: times_transposed(a, b.t())))
         for subject in subjects:
             subject.product_seconds.append(seconds_of_products(subject.products, clock))
             subject.update_seconds.append(seconds_of_updates(subject.training, updates, clock))
     rate = Spread.of(rates)
     print(
-        f"{threads} thread(s); matrices of {SIDE}: {Spread.of([r / 1e9 for r in rates])} billion multiply-adds a second"
+        f"{threads} thread(s); matrices of {SIDE}, billion multiply-adds a second: {_billions(rates)} by PyTorch's mm, "
+        f"{_billions(onednn_rates)} by oneDNN"
     )
-    results = [figures_of(subject, rates) for subject in subjects]
+    results = [figures_of(subject, rates, onednn_rates) for subject in subjects]
     show([_floor_row(result) for result in results])
-    figures: dict[str, Any] = {"threads": threads, "matrix_rate": asdict(rate), "variants": results}
+    figures: dict[str, Any] = {
+        "threads": threads,
+        "matrix_rate": asdict(rate),
+        "matrix_rate_onednn": asdict(Spread.of(onednn_rates)),
+        "variants": results,
+    }
     for subject, result in zip(subjects, results, strict=True):
         step, phases = phases_of_step(subject.training, 4 * updates)
         kinds = kinds_of_update(subject.training, updates, result["update_ms"]["median"])
@@ -153,14 +166,14 @@ def make_subject(name: str, game: str, warm_up: int) -> Subject:
     return Subject(name, trial.training, products_of_update(spec, BATCH), multiply_adds_of_update(spec, BATCH))
 
 
-def matrix_rate(clock: Clock, side: int = SIDE, repeats: int = 4) -> float:
+def matrix_rate(clock: Clock, multiply: Callable[..., torch.Tensor], side: int = SIDE, repeats: int = 4) -> float:
     """Multiply-adds a second of a large float32 matrix product: the best of a few, as a property of the machine."""
-    a, b, out = torch.rand(side, side), torch.rand(side, side), torch.empty(side, side)
-    torch.mm(a, b, out=out)
+    a, b = torch.rand(side, side), torch.rand(side, side)
+    multiply(a, b)
     times = []
     for _ in range(repeats):
         start = clock()
-        torch.mm(a, b, out=out)
+        multiply(a, b)
         times.append(clock() - start)
     return side**3 / min(times)
 
@@ -187,6 +200,8 @@ def seconds_of_products(products: Sequence[Product], clock: Clock) -> float:
 def _product(a: torch.Tensor, b: torch.Tensor) -> Callable[[], Any]:
     if len(a) == 1:
         a, b = a[0], b[0]
+        if suits_onednn(a, a.numel() * b.shape[1]):
+            return lambda: times_transposed(a, b.t())
         out = torch.empty(a.shape[0], b.shape[1])
         return lambda: torch.mm(a, b, out=out)
     outs = torch.empty(len(a), a.shape[1], b.shape[2])
@@ -212,14 +227,24 @@ def executed_multiply_adds(training: Training) -> int:
     agent = training.agent
     agent.begin_step()
     batch = training.replay.sample(BATCH, training.beta, agent.generator)
-    with FlopCounterMode(display=False) as counter:
+    with count_flops() as counter:
         agent.update(batch)
     return int(counter.get_total_flops()) // 2
 
 
-def figures_of(subject: Subject, rates: Sequence[float]) -> dict[str, Any]:
-    """A variant's figures against the floor of each round."""
+def count_flops() -> FlopCounterMode:
+    """PyTorch's counter, which does not know oneDNN's product by itself."""
+
+    def product(x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
+        return 2 * math.prod(x) * weight[0]
+
+    return FlopCounterMode(display=False, custom_mapping={torch.ops.mkldnn._linear_pointwise: product})
+
+
+def figures_of(subject: Subject, rates: Sequence[float], onednn_rates: Sequence[float]) -> dict[str, Any]:
+    """A variant's figures against the floors of each round."""
     floors = [subject.multiply_adds / rate for rate in rates]
+    onednn_floors = [subject.multiply_adds / rate for rate in onednn_rates]
     return {
         "variant": subject.name,
         "multiply_adds": subject.multiply_adds,
@@ -228,6 +253,7 @@ def figures_of(subject: Subject, rates: Sequence[float]) -> dict[str, Any]:
         "products_ms": asdict(Spread.of([1e3 * seconds for seconds in subject.product_seconds])),
         "update_ms": asdict(Spread.of([1e3 * seconds for seconds in subject.update_seconds])),
         "update_over_floor": asdict(ratio(subject.update_seconds, floors)),
+        "update_over_onednn_floor": asdict(ratio(subject.update_seconds, onednn_floors)),
         "update_over_products": asdict(ratio(subject.update_seconds, subject.product_seconds)),
     }
 
@@ -288,9 +314,10 @@ def kind_of(operator: str) -> str:
     """The kind that an operator's name, as the profiler gives it, belongs to."""
     if operator.startswith("autograd::") or operator.endswith("Backward0"):
         return "autograd's engine"
-    if not operator.startswith("aten::"):
+    namespace, _, name = operator.partition("::")
+    if namespace not in ("aten", "mkldnn"):
         return "Python between operators"
-    name = operator.removeprefix("aten::").rstrip("_")
+    name = name.rstrip("_")
     for kind, beginnings in KINDS:
         if name in beginnings or any(name.startswith(f"{beginning}_") for beginning in beginnings):
             return kind
@@ -306,8 +333,13 @@ def _floor_row(result: dict[str, Any]) -> dict[str, str]:
         "products ms": f"{result['products_ms']['median']:.2f}",
         "update ms": f"{result['update_ms']['median']:.2f}",
         "update / floor": _range(result["update_over_floor"]),
+        "by oneDNN's": _range(result["update_over_onednn_floor"]),
         "update / products": _range(result["update_over_products"]),
     }
+
+
+def _billions(rates: Sequence[float]) -> Spread:
+    return Spread.of([rate / 1e9 for rate in rates])
 
 
 def _range(spread: dict[str, float]) -> str:

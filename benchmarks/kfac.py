@@ -9,7 +9,7 @@ turn, so that what else the machine does touches all alike; figures are medians 
 round's ratio. On a busy machine `--clock cpu` with one thread is steadier. curvlinops has no moving average and is
 rebuilt wherever ours observes curvature; it is run on dense layers only, which are all it knows.
 
-`--products` shows instead why products go through oneDNN (see `tensorrl.optimizers.products`).
+`--products` shows instead why products go through oneDNN (see `tensorrl.networks.products`).
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from torch import Tensor, nn
 
 from benchmarks import kfac_digits
 from tensorrl.learning.targets import categorical_losses, categorical_projection
+from tensorrl.networks.products import times_transposed
 from tensorrl.networks.qnetwork import QNetwork
 from tensorrl.optimizers.kfac import KFAC
-from tensorrl.optimizers.products import times_transposed
 from tensorrl.settings import network_spec
 from tensorrl.variants import resolve
 

@@ -138,7 +138,7 @@ def test_a_full_tucker_layer_is_cheapest_as_its_dense_weight_or_cheaper() -> Non
 
 def test_the_products_timed_alone_are_all_of_an_updates_arithmetic() -> None:
     products = products_of_update(_spec("trl-5x"), batch=4)
-    with FlopCounterMode(display=False) as counter:
+    with floor.count_flops() as counter:
         floor.seconds_of_products(products, lambda: 0.0)
     # Once to warm up, once timed.
     assert counter.get_total_flops() == 2 * 2 * multiply_adds_of_update(_spec("trl-5x"), batch=4)
@@ -162,6 +162,7 @@ def test_an_update_executes_no_less_than_its_floor_and_little_more() -> None:
 def test_operators_are_told_apart_by_name() -> None:
     expected = {
         "aten::mm": "matrix products",
+        "mkldnn::_linear_pointwise": "matrix products",
         "aten::mul_": "elementwise and sums",
         "aten::_fused_adam_": "optimizer and clipping",
         "aten::_foreach_norm": "optimizer and clipping",

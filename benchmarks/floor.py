@@ -39,12 +39,12 @@ SIDE = 1024
 """Rows and columns of the matrices that the rate is measured with."""
 VARIANTS = ("rainbow", "denoised", "trl-5x", "trl-10x")
 PHASES = (
-    ("act", "agent", "act"),
+    ("act", "agent", "choose"),
     ("newest stack", "replay", "latest_stack"),
     ("noise", "agent", "begin_step"),
     ("send the action", "game", "send"),
     ("sample", "replay", "sample"),
-    ("update", "agent", "update"),
+    ("update", "agent", "apply_update"),
     ("priorities", "replay", "update_priorities"),
     ("wait for the frame", "game", "receive"),
     ("lay the frame out", "", "encode"),

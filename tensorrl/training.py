@@ -16,6 +16,7 @@ from tensorrl.environments.evaluation import Episode, play_episodes
 from tensorrl.learning.agent import Agent, make_target
 from tensorrl.learning.replay import Replay
 from tensorrl.learning.schedules import linear
+from tensorrl.learning.step import Stepper
 from tensorrl.networks.qnetwork import QNetwork
 from tensorrl.networks.spec import NetworkSpec
 from tensorrl.optimizers.kfac import KFAC
@@ -38,6 +39,7 @@ class Training:
     def __init__(self, game: AtariGame, agent: Agent, settings: Settings, steps: int) -> None:
         self.game, self.agent, self.settings, self.total_steps = game, agent, settings, steps
         self.replay = make_replay(settings, agent.network, steps, agent.device)
+        self.stepper = Stepper(agent, self.replay, settings.batch_size)
         self.steps = 0
         self.episodes = 0
         self.sources: list[bytes] | None = [] if agent.network.torso.keeps_frames else None
@@ -47,24 +49,22 @@ class Training:
 
     def run(self, steps: int) -> None:
         """Goes on for `steps` agent steps."""
-        agent, replay, game, settings = self.agent, self.replay, self.game, self.settings
+        stepper, replay, game = self.stepper, self.replay, self.game
         if self.steps == 0 and game.games == 0:
             self._begin_game()
         for _ in range(steps):
-            agent.begin_step()
-            action = agent.act(replay.latest_stack(), self.epsilon)
+            action = stepper.act(self.epsilon)
             game.send(action)
             if self._update_due():
-                batch = replay.sample(settings.batch_size, self.beta, agent.generator)
-                replay.update_priorities(batch.slots, agent.update(batch))
-            step = game.receive()
-            reward = float(np.sign(step.reward))
+                stepper.learn(self.beta)
+            outcome = game.receive()
+            reward = float(np.sign(outcome.reward))
             writes = replay.writes
-            replay.add(action, reward, self.encode(step.frame), terminal=step.terminal, over=step.over)
+            replay.add(action, reward, self.encode(outcome.frame), terminal=outcome.terminal, over=outcome.over)
             if replay.writes > writes:
-                self._keep(step.frame)
+                self._keep(outcome.frame)
             self.steps += 1
-            if step.over:
+            if outcome.over:
                 self.episodes += 1
                 self.recent.append((game.score, game.length))
                 self._begin_game()
@@ -143,6 +143,7 @@ class Training:
         self.agent.set_state(state["agent"])
         self.replay.set_state(state["replay"])
         self.game.set_state(state["game"])
+        self.stepper.forget()
         self.steps, self.episodes = state["steps"], state["episodes"]
         self.recent = [(float(score), int(length)) for score, length in state["recent"]]
 
@@ -178,7 +179,14 @@ def make_optimizer(settings: Settings, network: QNetwork, seed: int) -> torch.op
             likelihood="categorical" if settings.atoms > 1 else "gaussian",
             generator=torch.Generator(network.support.device).manual_seed(seed),
         )
-    return torch.optim.Adam(network.parameters(), lr=settings.learning_rate, eps=settings.adam_epsilon, fused=True)
+    return torch.optim.Adam(
+        network.parameters(),
+        lr=settings.learning_rate,
+        eps=settings.adam_epsilon,
+        fused=True,
+        # Its count of steps stays on the device, as a recorded step needs it.
+        capturable=network.support.is_cuda,
+    )
 
 
 def build_network(spec: NetworkSpec, seed: int) -> QNetwork:

@@ -54,6 +54,7 @@ class Agent:
         self.updates = 0
         self.loss_sum = torch.zeros((), device=device)
         self.loss_count = 0
+        self._observes = False
         self.explorer = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, 1])))
         self.generator = torch.Generator(device).manual_seed(seed)
         self._parameters = [p for p in network.parameters() if p.requires_grad]
@@ -67,17 +68,40 @@ class Agent:
         if self.network.is_noisy:
             self.network.draw_noise(self.generator)
 
-    @torch.no_grad()
-    def act(self, stack: Tensor, epsilon: float) -> int:
-        """Chooses an action for one stack (1, stack, *stored frame), ε-greedily."""
+    def explore(self, epsilon: float) -> int | None:
+        """Draws a random action with probability ε; None says to choose the best."""
         if epsilon > 0 and self.explorer.random() < epsilon:
             return int(self.explorer.integers(self.network.spec.actions))
-        network = self.network
-        return int(network.q_values(network(stack)).argmax())
+        return None
+
+    @torch.no_grad()
+    def choose(self, stack: Tensor) -> Tensor:
+        """The greedy action for one stack (1, stack, *stored frame), a 0-dim int64."""
+        return self.network.q_values(self.network(stack)).argmax()
 
     def update(self, batch: Batch) -> Tensor:
         """Makes one update and returns the unweighted losses (batch,) that become priorities."""
+        self.begin_update()
+        losses = self.apply_update(batch)
+        self.end_update()
+        return losses
+
+    def begin_update(self) -> bool:
+        """Does what an update decides on the host; returns whether the rest is work on tensors alone.
+
+        It is not where K-FAC observes curvature.
+        """
+        self._observes = isinstance(self.optimizer, KFAC) and self.optimizer.curvature_due
+        if isinstance(self.optimizer, KFAC) and not self._observes:
+            self.optimizer.prepare()
+        return not self._observes
+
+    def apply_update(self, batch: Batch) -> Tensor:
+        """The part of `update` that works on tensors: between `begin_update` and `end_update`."""
         network, optimizer = self.network, self.optimizer
+        if self.device.type == "cuda" and network.is_noisy:
+            # Weights formed while acting belong to another recording.
+            network.form_noise()
         targets = self.targets(batch)
         with self._curvature() as capture:
             predictions: Tensor = network(batch.stacks)[self._rows(batch), batch.actions]
@@ -89,16 +113,24 @@ class Agent:
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self._parameters, self.gradient_norm, foreach=True)
-        optimizer.step()
-        self.updates += 1
-        if self.updates % self.target_interval == 0:
-            self.copy_to_target()
+        if isinstance(optimizer, KFAC):
+            if self._observes:
+                optimizer.prepare()
+            optimizer.apply()
+        else:
+            optimizer.step()
         self.loss_sum += loss.detach()
-        self.loss_count += 1
         if network.spec.atoms > 1:
             return losses.detach()
         errors: Tensor = (predictions - targets).detach().abs()
         return errors
+
+    def end_update(self) -> None:
+        """Counts the update, and copies the network to the target when it is time."""
+        self.updates += 1
+        self.loss_count += 1
+        if self.updates % self.target_interval == 0:
+            self.copy_to_target()
 
     def _losses(self, predictions: Tensor, targets: Tensor) -> Tensor:
         if self.network.spec.atoms > 1:
@@ -107,7 +139,7 @@ class Agent:
 
     def _curvature(self) -> AbstractContextManager[Capture | None]:
         """Where K-FAC watches the forward pass; nothing with another optimizer."""
-        return self.optimizer.curvature() if isinstance(self.optimizer, KFAC) else nullcontext()
+        return self.optimizer.curvature() if self._observes and isinstance(self.optimizer, KFAC) else nullcontext()
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> Tensor:

@@ -128,6 +128,8 @@ class Replay:
         self.bootstraps = torch.zeros(capacity, dtype=torch.int64, device=device)
         self.distribution = SumBlocks(capacity, device)
         self.max_priority = torch.ones((), dtype=torch.float64, device=device)
+        self.newest = torch.zeros(1, dtype=torch.int64, device=device)
+        """(1,): the slot of the newest frame."""
         self.writes = 0
         self.count = 0
         self._pending: deque[tuple[int, float]] = deque()
@@ -172,6 +174,7 @@ class Replay:
         self.frames[slot] = frame
         self.rows[slot, :-1] = self.capacity if first else self.rows[before, 1:]
         self.rows[slot, -1] = slot
+        self.newest.fill_(slot)
         self.writes += 1
 
     def _finish_oldest(self, *, bootstrap: int, terminal: bool) -> None:
@@ -187,14 +190,14 @@ class Replay:
 
     def latest_stack(self) -> Tensor:
         """The newest observation, (1, stack, *stored frame)."""
-        return self._gather(torch.tensor([self._slot], device=self.device))
+        return self._gather(self.newest)
 
     def _gather(self, slots: Tensor) -> Tensor:
         """Stacks (batch, stack, *stored frame) of slots (batch,)."""
         frames = self.frames.index_select(0, self.rows.index_select(0, slots).view(-1))
         return frames.view(len(slots), self.stack, *self.frame_shape)
 
-    def sample(self, batch: int, beta: float, generator: torch.Generator) -> Batch:
+    def sample(self, batch: int, beta: float | Tensor, generator: torch.Generator) -> Batch:
         """Samples transitions in proportion to priority, with importance weights (N P)^−β / max.
 
         Args:
@@ -226,7 +229,7 @@ class Replay:
         """Sets priorities to loss^ω for slots (batch,) and their unweighted losses (batch,)."""
         priorities = losses.double().clamp_(min=_SMALLEST).pow_(self.exponent)
         self.distribution.set(slots, priorities)
-        self.max_priority = torch.maximum(self.max_priority, priorities.max())
+        torch.maximum(self.max_priority, priorities.max(), out=self.max_priority)
 
     def get_state(self) -> dict[str, Any]:
         """Everything but the frames, of the slots in use: tensors, and plain values under "plain"."""
@@ -264,6 +267,7 @@ class Replay:
         self.distribution.sums.copy_(self.distribution.priorities.sum(1))
         self.max_priority = state["max_priority"].to(self.device).clone()
         self.writes, self.count = plain["writes"], plain["count"]
+        self.newest.fill_(self._slot)
         self._pending = deque((int(slot), float(reward)) for slot, reward in plain["pending"])
 
 

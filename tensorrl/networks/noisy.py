@@ -52,6 +52,10 @@ class NoisyLinear(nn.Module):
         """
         self.in_noise.copy_(noise[: self.in_features])
         self.out_noise.copy_(noise[self.in_features :])
+        self.form_draw()
+
+    def form_draw(self) -> None:
+        """Forms the noisy weights of the noise last drawn, for every pass until the next draw."""
         self._drawn = self.noisy_weights()
 
     def noisy_weights(self) -> tuple[Tensor, Tensor]:

@@ -78,6 +78,11 @@ class QNetwork(nn.Module):
         for layer, part in zip(self._noisy, noise.split(sizes), strict=True):
             layer.set_noise(part)
 
+    def form_noise(self) -> None:
+        """Forms noisy weights anew from the noise last drawn."""
+        for layer in self._noisy:
+            layer.form_draw()
+
     def forget_noise(self) -> None:
         """Drops weights formed by the last draw, as after loading a state."""
         for layer in self._noisy:

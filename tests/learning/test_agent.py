@@ -101,8 +101,9 @@ def test_epsilon_one_explores_uniformly_and_zero_is_greedy():
     agent = make("denoised")
     stack = make_batch(agent).stacks[:1]
     greedy = int(agent.network.q_values(agent.network(stack)).argmax())
-    assert {agent.act(stack, 0.0) for _ in range(5)} == {greedy}
-    counts = torch.bincount(torch.tensor([agent.act(stack, 1.0) for _ in range(600)]), minlength=6)
+    assert agent.explore(0.0) is None
+    assert int(agent.choose(stack)) == greedy
+    counts = torch.bincount(torch.tensor([agent.explore(1.0) for _ in range(600)]), minlength=6)
     assert counts.min() > 60
 
 

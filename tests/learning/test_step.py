@@ -1,0 +1,96 @@
+import copy
+
+import pytest
+import torch
+
+from tensorrl.learning.step import Recorded, Stepper
+from tensorrl.trial import TrialSpec, build_training
+from tests.learning.test_agent import make, make_batch
+
+VARIANTS = ["rainbow", "trl-5x", "kfac-trl-10x"]
+
+
+def training(variant, device="cpu", steps=400):
+    spec = TrialSpec(
+        game="pong",
+        variant=variant,
+        seed=3,
+        steps=steps,
+        overrides={"learning_starts": 100, "final_episodes": 1, "target_interval": 50},
+    )
+    return build_training(spec, torch.device(device))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_step_does_what_acting_sampling_and_updating_do_one_after_the_other(variant):
+    ours, plain = training(variant), training(variant)
+    ours.run(160)
+    agent, replay = plain.agent, plain.replay
+    plain.run(0)
+    for _ in range(160):
+        agent.begin_step()
+        explored = agent.explore(plain.epsilon)
+        action = int(agent.choose(replay.latest_stack())) if explored is None else explored
+        plain.game.send(action)
+        if plain.steps >= 100:
+            batch = replay.sample(32, plain.beta, agent.generator)
+            replay.update_priorities(batch.slots, agent.update(batch))
+        outcome = plain.game.receive()
+        reward = float((outcome.reward > 0) - (outcome.reward < 0))
+        replay.add(action, reward, plain.encode(outcome.frame), terminal=outcome.terminal, over=outcome.over)
+        plain.steps += 1
+    assert ours.agent.updates == agent.updates == 60
+    for mine, theirs in zip(ours.agent.network.parameters(), agent.network.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_learning_before_anything_can_be_sampled_is_refused():
+    trial = training("denoised")
+    with pytest.raises(ValueError, match="no transition"):
+        trial.stepper.learn(0.4)
+
+
+@pytest.mark.gpu
+def test_a_recording_does_its_work_once_a_call():
+    total = torch.zeros((), device="cuda")
+    recorded = Recorded(lambda: total.add_(1), torch.device("cuda"), torch.Generator("cuda"))
+    for _ in range(10):
+        recorded()
+    assert recorded.graph is not None
+    assert total.item() == 10
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("variant", ["rainbow", "denoised", "trl-5x", "trl-10x", "pong-dqn"])
+def test_an_update_on_a_gpu_has_the_losses_and_weights_of_one_on_a_cpu(variant):
+    here = make(variant)
+    there = make(variant)
+    there_network = copy.deepcopy(here.network).cuda()
+    there = type(here)(
+        there_network,
+        copy.deepcopy(here.target).cuda(),
+        torch.optim.Adam(there_network.parameters(), lr=1e-3, eps=1.5e-4, fused=True, capturable=True),
+    )
+    for seed in range(5):
+        batch = make_batch(here, seed=seed)
+        mine = here.update(batch)
+        theirs = there.update(type(batch)(*(part.cuda() for part in batch)))
+        torch.testing.assert_close(theirs.cpu(), mine, rtol=1e-3, atol=1e-4)
+    for a, b in zip(here.network.parameters(), there.network.parameters(), strict=True):
+        torch.testing.assert_close(b.detach().cpu(), a.detach(), rtol=1e-2, atol=2e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("variant", [*VARIANTS, "scattering"])
+def test_recorded_steps_train_as_unrecorded_ones_do(variant, monkeypatch):
+    recorded, plain = training(variant, "cuda"), training(variant, "cuda")
+    monkeypatch.setattr(Recorded, "__call__", Recorded.__call__)
+    recorded.run(300)
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorded, "__call__", lambda self: self.function())
+        plain.run(300)
+    assert recorded.stepper._learn.graph is not None
+    assert recorded.agent.updates == plain.agent.updates == 200
+    mine, theirs = recorded.agent.take_mean_loss(), plain.agent.take_mean_loss()
+    assert mine == pytest.approx(theirs, rel=0.1)
+    assert isinstance(recorded.stepper, Stepper)

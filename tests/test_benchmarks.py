@@ -473,3 +473,13 @@ def test_inside_rllib_there_is_one_update_a_step_too(name: str) -> None:
         assert window.steps == 200
         assert window.updates == 200
         assert entrant.torch_threads == 1
+
+
+@pytest.mark.slow
+def test_the_gpu_benchmark_measures_trials_side_by_side_on_a_cpu_too(tmp_path: Path) -> None:
+    from benchmarks import gpu
+
+    gpu.main(["--device", "cpu", "--at-once", "1", "2", "--steps", "20", "--json", str(tmp_path / "gpu.json")])
+    figures = json.loads((tmp_path / "gpu.json").read_text())["figures"]
+    assert [row["trials"] for row in figures["at_once"]] == [1, 2]
+    assert all(row["steps_per_second"] > 0 for row in figures["at_once"])

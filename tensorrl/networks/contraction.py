@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import torch
 from torch import Tensor
+
+from tensorrl.networks.products import matmul
 
 Labels: TypeAlias = tuple[int, ...]
 Sizes: TypeAlias = tuple[int, ...]
@@ -82,10 +83,8 @@ def contract(plan: Plan, tensors: Sequence[Tensor], bias: Tensor | None = None) 
         left, right = _arrange(registers[step.left], step.left_as), _arrange(registers[step.right], step.right_as)
         if step.elementwise:
             registers.append(left * right)
-        elif fused is not None and position == last:
-            registers.append(torch.addmm(fused, left, right))
         else:
-            registers.append(torch.mm(left, right))
+            registers.append(matmul(left, right, fused if position == last else None))
     if plan.fused_bias:
         return registers[-1]
     out = _arrange(registers[-1], plan.finish)

@@ -48,15 +48,30 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         weight: (out, in).
         bias: (out,), or None.
     """
-    large = suits_onednn(x, x.numel() * weight.shape[0])
-    if not large or torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
+    if not _by_onednn(x, x.numel() * weight.shape[0]):
         return F.linear(x, weight, bias)
     rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
-    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
-        out: Tensor = _Linear.apply(rows, weight, bias)  # type: ignore[no-untyped-call]
-    else:
-        out = times_transposed(rows, weight, bias)
+    out = _product(rows, weight, bias)
     return out if x.dim() == 2 else out.view(*x.shape[:-1], weight.shape[0])
+
+
+def matmul(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Returns `left @ right + bias`, like `linear`; (m, k), (k, n), (n,) → (m, n)."""
+    if _by_onednn(left, left.numel() * right.shape[1]):
+        return _product(left, right.t(), bias)
+    return torch.mm(left, right) if bias is None else torch.addmm(bias, left, right)
+
+
+def _by_onednn(x: Tensor, multiply_adds: int) -> bool:
+    transformed = torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None
+    return suits_onednn(x, multiply_adds) and not transformed
+
+
+def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if torch.is_grad_enabled() and (rows.requires_grad or weight.requires_grad):
+        out: Tensor = _Linear.apply(rows, weight, bias)  # type: ignore[no-untyped-call]
+        return out
+    return times_transposed(rows, weight, bias)
 
 
 class Linear(nn.Linear):

@@ -69,9 +69,9 @@ test-gpu: install ## runs the tests that need a CUDA device
 
 smoke: install ## runs a real trial past its warm-up, by the command line, in a temporary folder
 	@out=$$(mktemp -d) && trap 'rm -rf "$$out"' EXIT && \
-	unset MLFLOW_TRACKING_URI RAY_ADDRESS && \
+	unset MLFLOW_TRACKING_URI RAY_ADDRESS TENSORRL_STORE && \
 	$(BIN)/tensorrl sweep tests/smoke.yaml --out "$$out/smoke" && \
-	test -s "$$out"/smoke/pong-denoised-seed0/result.json && test -s "$$out"/smoke/mlflow.db
+	test -s "$$out"/smoke/pong-denoised-seed0-*/result.json && test -s "$$out"/smoke/mlflow.db
 
 lint: install ## checks style and formatting
 	$(BIN)/ruff check .

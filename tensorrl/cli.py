@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from pathlib import Path
@@ -10,6 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
+from tensorrl import cli_sweeps
+from tensorrl.cli_options import Json
+from tensorrl.cli_options import print_json as _print_json
 from tensorrl.errors import InputError
 
 app = typer.Typer(
@@ -19,8 +21,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Data-efficient Rainbow with few coefficients on Atari 100k.",
 )
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
 def _setting_fields() -> list[str]:
@@ -79,10 +79,6 @@ def parse_overrides(pairs: list[str] | None) -> dict[str, Any]:
             raise InputError(f"--set {pair!r}: {key} is given twice")
         target[leaf] = value
     return overrides
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2))
 
 
 @app.command("games")
@@ -304,37 +300,7 @@ def scattering_command(
     print(out)
 
 
-@app.command("sweep")
-def sweep_command(
-    file: Annotated[Path, typer.Argument(help="A sweep file (YAML).")],
-    out: Annotated[Path | None, typer.Option(help="Folder of the sweep; runs/NAME otherwise.")] = None,
-    max_concurrent: Annotated[int | None, typer.Option(help="Trials at once at most.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Run every trial of a sweep file that is not finished yet, as many at once as fit."""
-    from tensorrl.show import SweepDisplay, print_results
-    from tensorrl.sweeps import load_sweep, run_sweep
-
-    if max_concurrent is not None and max_concurrent < 1:
-        raise InputError(f"--max-concurrent {max_concurrent}: at least 1")
-    spec = load_sweep(file)
-    folder = out or Path("runs") / spec.name
-    try:
-        with SweepDisplay() as display:
-            rows = run_sweep(spec, folder, max_concurrent=max_concurrent, on_update=display.update)
-    except KeyboardInterrupt:
-        print("tensorrl: interrupted; the same command goes on", file=sys.stderr)
-        sys.exit(130)
-    results = [dict(row.result) for row in rows if row.result is not None]
-    failed = [row for row in rows if row.state != "finished"]
-    if as_json:
-        _print_json({"finished": results, "failed": [{"folder": str(r.folder), "error": r.error} for r in failed]})
-    else:
-        print_results(results)
-        for row in failed:
-            print(f"failed: {row.folder}: {' | '.join(row.error) or 'no message'}", file=sys.stderr)
-    if failed:
-        sys.exit(1)
+cli_sweeps.register(app)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""What determines a trial: its typed description, its key, and what is written about it before it runs."""
+"""What determines a trial: its typed description, its key, and what is written about it before it runs.
+
+What needs PyTorch is imported where it is used: a sweep of hundreds of cells is described and watched without it.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from tensorrl import decompose, games, system, variants
+from tensorrl import games, variants
 from tensorrl.errors import InputError
 from tensorrl.settings import Settings, network_spec, reference_coefficients
 
@@ -78,6 +81,8 @@ class TrialSpec(BaseModel):
             "protocol": PROTOCOL,
         }
         if settings.decompose_from:
+            from tensorrl import decompose
+
             # What was read there counts, not where it lies.
             determining["source"] = decompose.load_source(settings.decompose_from).parameters_sha256
         return hashlib.sha256(json.dumps(determining, sort_keys=True).encode()).hexdigest()
@@ -96,6 +101,8 @@ def make_spec(**fields: Any) -> TrialSpec:
         name = "--" + "-".join(str(part) for part in first["loc"]).replace("_", "-")
         raise InputError(f"{name} {first['input']}: {first['msg']}") from None
     settings = spec.settings
+    from tensorrl import decompose
+
     decompose.find_source(settings.decompose_from, network_spec(settings, games.get(spec.game).actions))
     return spec
 
@@ -106,6 +113,8 @@ def describe(spec: TrialSpec) -> dict[str, Any]:
     Raises:
         InputError: unknown game, variant or setting, or a warm start's source that cannot be used.
     """
+    from tensorrl import decompose, system
+
     settings, game = spec.settings, games.get(spec.game)
     network = network_spec(settings, game.actions)
     coefficients = network.total_coefficients()

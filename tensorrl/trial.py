@@ -67,6 +67,7 @@ def run_trial(
     resume: bool = False,
     record: Callable[[Path], Record] | None = None,
     on_report: OnReport | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
     """Runs a trial to its end and returns what `out/result.json` holds.
 
@@ -79,10 +80,11 @@ def run_trial(
         resume: go on from the newest good checkpoint in `out`, or start where there is none.
         record: makes a copy-keeper for the folder, told of every report.
         on_report: called with every report, and with "message" for what a user should know.
+        stop: asked every hundred agent steps whether to checkpoint and leave, where signals do not reach the trial.
 
     Raises:
         InputError: a bad description, or a folder that cannot be used for this trial.
-        Interrupted: SIGINT or SIGTERM came; the trial can be resumed.
+        Interrupted: SIGINT or SIGTERM came, or `stop` said so; the trial can be resumed.
     """
     description = describe(spec)
     device = system.choose_device(spec.device)
@@ -101,7 +103,7 @@ def run_trial(
             run.begin()
         run.keeper = keeper = record(out) if record else None
         with _stop_signals() as stopped:
-            result = {**description, **run.to_end(stopped)}
+            result = {**description, **run.to_end(lambda: stopped.is_set() or (stop is not None and stop()))}
         write_json(out / "result.json", result)
         return result
     except Exception as error:
@@ -201,7 +203,7 @@ class _Run:
             self.on_report({"message": f"relative reconstruction error: {listed}"})
         self._keep_spectrum()
 
-    def to_end(self, stopped: threading.Event) -> dict[str, Any]:
+    def to_end(self, stopped: Callable[[], bool]) -> dict[str, Any]:
         """Runs what is left and returns the final figures."""
         training, total = self.training, self.spec.steps
         while training.steps < total:
@@ -209,7 +211,7 @@ class _Run:
             self._report_if_due()
             if training.steps % self.checkpoint_every == 0 or training.steps == total:
                 self._checkpoint()
-            if stopped.is_set() and training.steps < total:
+            if training.steps < total and stopped():
                 self._checkpoint()
                 raise Interrupted(f"stopped at {training.steps} of {total} agent steps")
         return self._finish()

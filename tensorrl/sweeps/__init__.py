@@ -1,7 +1,24 @@
-"""Sweeps: a YAML file becomes a checked grid of trials, which Ray Tune runs with as many at once as fit."""
+"""Sweeps: a YAML file becomes a checked grid of cells, which Ray Tune runs with as many at once as fit."""
 
+from tensorrl.sweeps.files import load_sweep
+from tensorrl.sweeps.grid import Cell, cells, select
 from tensorrl.sweeps.run import run_sweep
-from tensorrl.sweeps.spec import SweepSpec, cell_folder, cells, load_sweep
-from tensorrl.sweeps.status import CellStatus, sweep_status
+from tensorrl.sweeps.spec import SweepSpec
+from tensorrl.sweeps.status import CellStatus, SweepStatus, sweep_status
+from tensorrl.sweeps.store import default_store, entries, find_sweep, store_path
 
-__all__ = ["CellStatus", "SweepSpec", "cell_folder", "cells", "load_sweep", "run_sweep", "sweep_status"]
+__all__ = [
+    "Cell",
+    "CellStatus",
+    "SweepSpec",
+    "SweepStatus",
+    "cells",
+    "default_store",
+    "entries",
+    "find_sweep",
+    "load_sweep",
+    "run_sweep",
+    "select",
+    "store_path",
+    "sweep_status",
+]

@@ -1,4 +1,4 @@
-"""The Ray that a sweep runs on: one of its own in this machine, or the one that `RAY_ADDRESS` names."""
+"""The Ray that a sweep runs on: one of its own in this machine, or one that is running."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import TextIO, cast
 
+from tensorrl.errors import InputError
+
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Without it, Ray keeps notices back and prints them from another thread (see `_WithoutRayMessages`).
@@ -18,7 +20,7 @@ _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    # An interrupt ends the sweep at once: its trials are checkpointed on disk, Tune's own state is not needed.
+    # The sweep asks its trials to checkpoint and leave; Tune would end them.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     # Trials see the GPUs of the machine without reserving one, because many share one.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -28,11 +30,20 @@ _MESSAGES_THREAD = "ray_listen_error_messages"
 
 
 @contextmanager
-def ray_session() -> Iterator[None]:
+def ray_session(address: str | None = None) -> Iterator[None]:
     """Connects to Ray for the length of the block: quietly, and ending it only where it was started here.
 
     A Ray that this process is connected to already is used as it is.
+
+    Args:
+        address: of a running Ray: `auto` for the one of this machine, or HOST:PORT. None takes `RAY_ADDRESS`, and
+            where that is unset starts a Ray of its own.
+
+    Raises:
+        InputError: no Ray answers at the address.
     """
+    address = address or os.environ.get("RAY_ADDRESS")
+    check_address(address)
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     import ray
@@ -42,8 +53,8 @@ def ray_session() -> Iterator[None]:
         if ray.is_initialized():
             yield
             return
-        if os.environ.get("RAY_ADDRESS"):
-            ray.init(log_to_driver=False, logging_level=logging.CRITICAL)
+        if address:
+            _connect(address)
         else:
             ray.init(
                 "local",
@@ -56,6 +67,29 @@ def ray_session() -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
+
+
+def check_address(address: str | None) -> None:
+    """Refuses an address that a sweep's driver cannot use.
+
+    Raises:
+        InputError: it is one of Ray's client or of its dashboard.
+    """
+    if address and "://" in address:
+        raise InputError(
+            f"address {address} of Ray: a sweep's driver runs inside the cluster (allowed: auto, or HOST:PORT of a Ray that "
+            "this machine belongs to; from outside use `tensorrl submit FILE --address http://HOST:8265`)"
+        )
+
+
+def _connect(address: str) -> None:
+    import ray
+
+    try:
+        ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"address {address} of Ray: no Ray can be used there: {reason}") from None
 
 
 @contextmanager

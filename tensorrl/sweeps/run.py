@@ -1,223 +1,252 @@
-"""Runs a sweep on Ray Tune. Running it means: make all of its trials exist; those that do are left as they are."""
+"""Runs a sweep. Running it means: make all of its cells exist; those that do are left as they are."""
 
 from __future__ import annotations
 
 import logging
-import re
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from tensorrl.errors import InputError
-from tensorrl.sweeps import worker
-from tensorrl.sweeps.cluster import ray_session
-from tensorrl.sweeps.spec import SweepSpec, cell_folder, cells
-from tensorrl.sweeps.status import CellStatus, State, cell_status
+from tensorrl.sweeps.board import Board, OnUpdate
+from tensorrl.sweeps.cluster import check_address, ray_session
+from tensorrl.sweeps.grid import Cell, cells, select
+from tensorrl.sweeps.resources import trial_resources
+from tensorrl.sweeps.signals import StopFlag, StopRequest, stop_signals
+from tensorrl.sweeps.space import is_full
+from tensorrl.sweeps.spec import SweepSpec
+from tensorrl.sweeps.status import CellStatus, read_status
+from tensorrl.sweeps.store import (
+    DRIVER_LOCK,
+    STATE_FILE,
+    STOP_FILE,
+    Entry,
+    entries,
+    lock_file,
+    open_store,
+    sweep_folder,
+    write_sweep,
+)
+from tensorrl.sweeps.tuning import Control, tune_cells
 from tensorrl.tracking import prepare_store, sync_missing, tracking_uri_for
-from tensorrl.tracking.folder import read_trial
+from tensorrl.tracking.mirror import LOCK_FILE
 from tensorrl.tracking.store import LockedError, file_lock
-from tensorrl.trial import TrialSpec
 
-OnUpdate = Callable[[list[CellStatus]], None]
+Say = Callable[[str], None]
 
-TUNE_FOLDER = ".tune"
-RETRIES = 2
-_UPDATE_SECONDS = 1.0
-_ERROR_LINES = 4
-_STATES: dict[str, State] = {"RUNNING": "running", "ERROR": "failed"}
+_POLL_SECONDS = 1.0
+_RECORD_PATIENCE = 30.0
 _log = logging.getLogger(__name__)
 
 
 def run_sweep(
-    spec: SweepSpec, out: Path, *, max_concurrent: int | None = None, on_update: OnUpdate | None = None
+    spec: SweepSpec,
+    store: Path,
+    *,
+    only: str | None = None,
+    max_concurrent: int | None = None,
+    address: str | None = None,
+    on_update: OnUpdate | None = None,
+    say: Say | None = None,
 ) -> list[CellStatus]:
-    """Runs the trials of a sweep that are not finished, and returns how all of them stand.
+    """Runs the cells of a sweep that are not finished, and returns how all of them stand.
 
-    Each trial has its own folder `out/<game>-<variant>-seed<k>` as `tensorrl train` writes it, and its run in the
-    MLflow experiment of the sweep's name. A trial that was begun before goes on from its last checkpoint. One that
-    fails is tried again from there, twice at most, and then reported while the rest goes on. The same call, made
-    again after any interruption, completes the sweep.
+    Each cell has a folder of its own in the store, as `tensorrl train` writes it, and its run in MLflow. One that was
+    begun before goes on from its last checkpoint. One that fails is tried again from there, as often as the sweep
+    allows, and then reported while the rest goes on. One that another process runs is waited for, and taken over if
+    that process dies; so is the whole sweep, where another process runs it. The same call, made again after any
+    interruption, completes the sweep.
 
     Args:
         spec: the sweep.
-        out: the sweep's folder, created where it is missing.
+        store: the folder of cells, created where it is missing. Every machine must have it under this path.
+        only: a pattern for `<game>-<variant>-seed<k>`; other cells are left alone.
         max_concurrent: trials at once at most; None takes the sweep's own limit, or runs as many as fit.
-        on_update: called about once a second, and at the end, with every trial's status. What it raises is logged.
+        address: of a running Ray (`auto`, HOST:PORT); None takes `RAY_ADDRESS`, or a Ray of this process's own.
+        on_update: called about once a second, and at the end, with every cell's status. What it raises is logged.
+        say: called with a line for the user now and then.
 
     Returns:
-        Every trial's status, in the order of `cells`: `finished` with its result, or `failed` with its last lines.
+        The status of every chosen cell, in order: `finished` with its result, or `failed` with its last lines.
 
     Raises:
-        InputError: a folder of the sweep holds another trial, another process runs this sweep, `out` cannot be
-            written to, or a trial asks for more CPU cores than any machine has.
-        KeyboardInterrupt: the sweep was interrupted; what its trials have checkpointed is kept.
+        InputError: the store is of another version, full or cannot be written to; no Ray answers; or a trial asks for
+            more than any machine has.
+        KeyboardInterrupt: the sweep was asked to stop; its trials have checkpointed.
     """
-    out = out.absolute()
+    check_address(address)
+    store, say = store.absolute(), say or (lambda _: None)
     grid = cells(spec)
-    folders = [out / cell_folder(cell) for cell in grid]
-    _check_folders(grid, folders)
-    uri = tracking_uri_for(out / cell_folder(grid[0]))
-    with _only_driver(out):
-        board = _Board(grid, folders, on_update)
+    chosen = select(grid, only)
+    open_store(store)
+    try:
+        with stop_signals() as stop:
+            return _Sweep(spec, store, grid, chosen, stop, on_update, say).run(max_concurrent, address)
+    except Exception as error:
+        if isinstance(error, InputError) or not is_full(error):
+            raise
+        raise _full(store) from None
+
+
+class _Sweep:
+    """One run of a sweep."""
+
+    def __init__(
+        self,
+        spec: SweepSpec,
+        store: Path,
+        grid: Sequence[Cell],
+        chosen: Sequence[Cell],
+        stop: StopRequest,
+        on_update: OnUpdate | None,
+        say: Say,
+    ) -> None:
+        self.spec, self.store, self.grid, self.chosen = spec, store, grid, chosen
+        self.stop, self.on_update, self.say = stop, on_update, say
+        self.folder = sweep_folder(store, spec.name)
+        self.uri = tracking_uri_for(store / "cell", _given_uri(spec))
+        # Cells that another process runs, and when this one looked last.
+        self.busy: set[int] = set()
+
+    def run(self, max_concurrent: int | None, address: str | None) -> list[CellStatus]:
+        write_sweep(self.store, self.spec, entries(self.store, self.grid))
+        with ExitStack() as held:
+            self._become_driver(held)
+            # Once more: while this process waited, the other may have made cells, or been of another file.
+            write_sweep(self.store, self.spec, entries(self.store, self.grid))
+            board = Board(
+                entries(self.store, self.chosen), self.store, self.folder / STATE_FILE, self.on_update
+            )
+            board.driver = "stopped"
+            try:
+                self._complete(board, max_concurrent or self.spec.max_concurrent, address)
+                board.driver = "ended"
+            finally:
+                board.show(at_once=True)
+        return board.rows()
+
+    def _become_driver(self, held: ExitStack) -> None:
+        """Takes the sweep's lock; follows the process that holds it meanwhile."""
+        said = False
+        while True:
+            try:
+                held.enter_context(file_lock(self.folder / DRIVER_LOCK, wait=False))
+            except LockedError:
+                where = read_status(self.store, self.spec.name, []).where
+                if not said:
+                    self.say(f"{self.spec.name}: is run by another process ({where}); waiting, to go on where it ends")
+                said = True
+                if self.on_update is not None:
+                    listed = entries(self.store, self.chosen)
+                    self.on_update(list(read_status(self.store, self.spec.name, listed).rows))
+                self._pause()
+            else:
+                return
+
+    def _complete(self, board: Board, max_concurrent: int | None, address: str | None) -> None:
         if board.open_cells():
-            with ray_session():
-                _check_cpus(spec)
-                _prepare(uri)
-                _tune(spec, board, uri=uri, max_concurrent=max_concurrent or spec.max_concurrent)
-        missed = [o for o in sync_missing(folders, tracking_uri=uri, experiment=spec.name) if o.problem]
+            with ray_session(address):
+                # Ray sets handlers of its own.
+                self.stop.listen()
+                resources, device = trial_resources(self.spec)
+                _prepare(self.uri)
+                board.driver = "running"
+                board.show(at_once=True)
+                flag = StopFlag(self.folder / STOP_FILE)
+                flag.lower()
+                control = Control(
+                    spec=self.spec,
+                    store=self.store,
+                    folder=self.folder,
+                    cells=[cell.on(device) for cell in self.chosen],
+                    board=board,
+                    stop=self.stop,
+                    flag=flag,
+                    uri=self.uri,
+                    resources=resources,
+                    max_concurrent=max_concurrent,
+                    say=self.say,
+                )
+                self._rounds(board, control)
+        self._sync(board)
+
+    def _rounds(self, board: Board, control: Control) -> None:
+        """Gives Tune the open cells until none is left; those that others run are looked at again and again."""
+        while True:
+            self._relocate(board)
+            ready = [index for index in board.open_cells() if index not in self.busy or self._free(board, index)]
+            if ready:
+                end = tune_cells(control, ready)
+                self.busy = (self.busy - set(ready)) | set(end.busy)
+                if end.full:
+                    raise _full(self.store)
+                if end.stopped:
+                    raise KeyboardInterrupt
+            elif board.open_cells():
+                board.show()
+                self._pause()
+            else:
+                return
+
+    def _relocate(self, board: Board) -> None:
+        if self.busy:
+            for index, entry in enumerate(entries(self.store, self.chosen)):
+                if index in self.busy and entry.folder != board.listed[index].folder:
+                    board.move(index, entry)
+            board.refresh(self.busy)
+
+    def _free(self, board: Board, index: int) -> bool:
+        try:
+            with file_lock(lock_file(self.store, board.listed[index].key), wait=False):
+                return True
+        except LockedError:
+            return False
+
+    def _sync(self, board: Board) -> None:
+        folders = [self.store / entry.folder for entry in board.listed]
+        _await_records(folders)
+        missed = [
+            outcome
+            for outcome in sync_missing(folders, tracking_uri=self.uri, experiment=self.spec.experiment)
+            if outcome.problem
+        ]
         if missed:
             _log.warning(
                 "MLflow lacks a part of %d of %d trials (%s); it stays in %s to be synced",
-                len(missed), len(grid), missed[0].problem, out,
+                len(missed), len(folders), missed[0].problem, self.store,
             )  # fmt: skip
-        board.show()
-    return board.rows()
+
+    def _pause(self) -> None:
+        deadline = time.monotonic() + _POLL_SECONDS
+        while time.monotonic() < deadline:
+            if self.stop.requested:
+                raise KeyboardInterrupt
+            time.sleep(0.1)
 
 
-def last_lines(text: str, count: int = _ERROR_LINES) -> tuple[str, ...]:
-    """Returns the last lines of an error's text that say something, without colours."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
-    return tuple(line.rstrip() for line in plain.splitlines() if line.strip())[-count:]
+def _given_uri(spec: SweepSpec) -> str | None:
+    return os.environ.get("MLFLOW_TRACKING_URI") or spec.tracking.uri
 
 
-class _Board:
-    """Every trial's status while the sweep runs: what Tune knows of it, and what its folder says."""
-
-    def __init__(self, grid: Sequence[TrialSpec], folders: Sequence[Path], on_update: OnUpdate | None) -> None:
-        self.grid = grid
-        self.folders = folders
-        self.states: list[State] = ["waiting"] * len(grid)
-        self.failures = [0] * len(grid)
-        self.errors: list[tuple[str, ...]] = [()] * len(grid)
-        # Folders of the others need not be read again and again: a large sweep has hundreds.
-        self._begun = [False] * len(grid)
-        self._on_update = on_update
-        self._shown = 0.0
-        self._rows = [self._read(index) for index in range(len(grid))]
-
-    def _read(self, index: int) -> CellStatus:
-        return cell_status(
-            self.grid[index],
-            self.folders[index],
-            state=self.states[index],
-            failures=self.failures[index],
-            error=self.errors[index],
-        )
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Tune pickles its callbacks for a restore of its own, which a sweep does not use; a display may hold locks.
-        return {**self.__dict__, "_on_update": None}
-
-    def tell(self, index: int, status: str, *, failures: int, error: tuple[str, ...] = ()) -> None:
-        """Notes what Tune knows of a trial: its status in Tune's words, its failures, the last lines of the last."""
-        self._begun[index] |= status != "PENDING"
-        self.states[index] = _STATES.get(status, "waiting")
-        self.failures[index] = failures
-        self.errors[index] = error
-
-    def rows(self) -> list[CellStatus]:
-        """Returns every trial's status as it is now."""
-        for index, row in enumerate(self._rows):
-            if row.state != "finished" and self._begun[index]:
-                self._rows[index] = self._read(index)
-        return list(self._rows)
-
-    def open_cells(self) -> list[int]:
-        """Returns the places of the trials that are not finished."""
-        return [index for index, row in enumerate(self._rows) if row.state != "finished"]
-
-    def show(self, *, every: float = 0.0) -> None:
-        """Tells the caller how the trials stand, unless it was told less than `every` seconds ago."""
-        now = time.monotonic()
-        if self._on_update is None or (every and now - self._shown < every):
-            return
-        self._shown = now
-        try:
-            self._on_update(self.rows())
-        except Exception:
-            _log.exception("the sweep goes on, but its progress cannot be shown")
+def _full(store: Path) -> InputError:
+    return InputError(
+        f"{store}: no space left on the device; what is finished is kept, and the same command goes on once there is "
+        "space"
+    )
 
 
-def _tune(spec: SweepSpec, board: _Board, *, uri: str, max_concurrent: int | None) -> None:
-    from ray import tune
-    from ray.tune.progress_reporter import TrialProgressCallback
-
-    out = board.folders[0].parent
-    places = {board.folders[index].name: index for index in board.open_cells()}
-    tasks = [
-        worker.CellTask(
-            spec=board.grid[index].model_dump(mode="json"),
-            folder=str(board.folders[index]),
-            lock=str(out / TUNE_FOLDER / f"{name}.lock"),
-            tracking_uri=uri,
-            experiment=spec.name,
-            trial_function=worker.TRIAL_FUNCTION,
-        )
-        for name, index in places.items()
-    ]
-
-    class Watch(TrialProgressCallback):  # type: ignore[misc]
-        """Carries what Tune knows of its trials to the board, at every turn of Tune's loop.
-
-        It takes the place of Tune's own printing of trials' ends, which no verbosity turns off.
-        """
-
-        trials: Sequence[Any] = ()
-
-        def on_step_end(self, iteration: int, trials: Sequence[Any], **info: Any) -> None:
-            self.trials = trials
-            for trial in trials:
-                board.tell(places[_cell_name(trial)], trial.status, failures=trial.num_failures)
-            board.show(every=_UPDATE_SECONDS)
-
-        def _say_nothing(self, *args: Any, **info: Any) -> None: ...
-
-        on_trial_result = on_trial_error = on_trial_complete = _say_nothing
-
-    watch = Watch()
-    tune.Tuner(
-        tune.with_resources(worker.run_cell, {"cpu": spec.cpus}),
-        param_space={"cell": tune.grid_search(tasks)},
-        tune_config=tune.TuneConfig(
-            max_concurrent_trials=max_concurrent, trial_name_creator=_cell_name, trial_dirname_creator=_cell_name
-        ),
-        run_config=tune.RunConfig(
-            name=time.strftime("%Y%m%d-%H%M%S"),
-            storage_path=str(out / TUNE_FOLDER),
-            failure_config=tune.FailureConfig(max_failures=RETRIES),
-            callbacks=[watch],
-            verbose=0,
-        ),
-    ).fit()
-    for trial in watch.trials:
-        refused = trial.last_result.get("refused")
-        if trial.status == trial.ERROR or refused:
-            error = (refused,) if refused else last_lines(trial.get_error() or "the process died")
-            board.tell(places[_cell_name(trial)], trial.ERROR, failures=trial.num_failures, error=error)
-
-
-def _cell_name(trial: Any) -> str:
-    return Path(trial.config["cell"]["folder"]).name
-
-
-def _check_folders(grid: Sequence[TrialSpec], folders: Sequence[Path]) -> None:
-    for cell, folder in zip(grid, folders, strict=True):
-        held = read_trial(folder)
-        if held is not None and held["key"] != cell.key:
-            raise InputError(
-                f"{folder}: holds another trial, with other settings or steps (allowed: the same trial, or another "
-                "folder for this sweep with --out)"
-            )
-
-
-def _check_cpus(spec: SweepSpec) -> None:
-    import ray
-
-    most = max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
-    if spec.cpus > most:
-        raise InputError(f"cpus: {spec.cpus} of each trial are more than any machine has (allowed: 1 to {most:.0f})")
+def _await_records(folders: Sequence[Path]) -> None:
+    """Waits a while for trials' processes that are done training and still send their record."""
+    deadline = time.monotonic() + _RECORD_PATIENCE
+    for lock in (folder / LOCK_FILE for folder in folders):
+        while lock.exists() and time.monotonic() < deadline:
+            try:
+                with file_lock(lock, wait=False):
+                    break
+            except LockedError:
+                time.sleep(0.2)
 
 
 def _prepare(uri: str) -> None:
@@ -226,17 +255,3 @@ def _prepare(uri: str) -> None:
         prepare_store(uri)
     except Exception as error:
         _log.warning("MLflow at %s is not ready (%s); the trials run and are recorded later", uri, error)
-
-
-@contextmanager
-def _only_driver(out: Path) -> Iterator[None]:
-    """Holds the sweep's folder, so that no second process runs the same trials."""
-    with ExitStack() as held:
-        try:
-            (out / TUNE_FOLDER).mkdir(parents=True, exist_ok=True)
-            held.enter_context(file_lock(out / TUNE_FOLDER / "driver.lock", wait=False))
-        except LockedError:
-            raise InputError(f"{out}: another process runs a sweep in this folder (allowed: one at a time)") from None
-        except OSError as error:
-            raise InputError(f"{out}: cannot be written to: {error.strerror}") from None
-        yield

@@ -1,22 +1,20 @@
-"""The description of a sweep: one typed model, read from YAML, checked whole before anything runs."""
+"""The description of a sweep: one typed model, checked whole before anything runs."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, StrictInt, model_validator
 
 from tensorrl import games, variants
 from tensorrl.errors import InputError, unknown
-from tensorrl.settings import network_spec
-from tensorrl.trial import TrialSpec
+from tensorrl.settings import Settings
 
 ATARI_100K = "atari-100k"
 MOST_SEEDS = 10_000
+_MOST_CELLS = 100_000
+_STRICT = ConfigDict(extra="forbid", frozen=True)
 
 
 def _listed_once(values: Sequence[Any]) -> tuple[Any, ...]:
@@ -37,7 +35,7 @@ def _games(value: Any) -> tuple[str, ...]:
         return tuple(games.GAMES)
     if isinstance(value, str):
         raise InputError(f"{value!r} is no list of games (allowed: a list of names, or the word {ATARI_100K})")
-    return tuple(games.get(name).name for name in _names(value, "games"))
+    return _listed_once([games.get(name).name for name in _names(value, "games")])
 
 
 def _variants(value: Any) -> tuple[str, ...]:
@@ -57,133 +55,185 @@ def _seeds(value: Any) -> tuple[int, ...]:
     )
 
 
-class SweepSpec(BaseModel):
-    """A grid of trials: every game with every variant and every seed.
+def _settings(value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise InputError(f"{value!r} (allowed: a mapping of settings to values)")
+    for name in value:
+        if name not in Settings.model_fields:
+            raise unknown("setting", str(name), Settings.model_fields)
+    return dict(value)
+
+
+def _values(value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple) or not value:
+        raise InputError(f"{value!r} (allowed: a list of one value or more)")
+    return _listed_once(value)
+
+
+def _axis(value: Any) -> Any:
+    return value if isinstance(value, Mapping | Axis) else {"values": _values(value)}
+
+
+def _whole_bytes(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise InputError(f"{value!r} (allowed: bytes, or a size such as 1.5GiB)")
+    return value
+
+
+class Axis(BaseModel):
+    """Values of one setting, each of which makes cells of its own.
 
     Attributes:
-        name: names the sweep's folder under `runs` and its MLflow experiment.
+        values: of the setting.
+        variants: the variants it applies to; None for all of the sweep's.
+    """
+
+    model_config = _STRICT
+
+    values: Annotated[tuple[Any, ...], BeforeValidator(_values)]
+    variants: Annotated[tuple[str, ...], BeforeValidator(_variants)] | None = None
+
+
+class Resources(BaseModel):
+    """What each trial reserves of a machine.
+
+    Attributes:
+        cpus: CPU cores, and threads. Two trials of one thread are faster than one of two.
+        gpus: GPUs, or the fraction of one: 0.25 puts four trials on each. 0 trains on the CPU. `auto` is 0 where
+            there is no GPU, and the fraction that memory and cores allow where there is one.
+        memory: bytes of main memory (`1.5GiB`); None takes the estimate of `tensorrl sweep --check`.
+    """
+
+    model_config = _STRICT
+
+    cpus: Annotated[StrictInt, Field(ge=1)] = 1
+    gpus: Annotated[float, Field(ge=0, strict=True)] | Literal["auto"] = "auto"
+    memory: Annotated[ByteSize, BeforeValidator(_whole_bytes), Field(gt=0)] | None = None
+
+
+class Evaluation(BaseModel):
+    """The evaluation that ends a trial; None leaves the setting to the variant.
+
+    Attributes:
+        final_episodes: games after 100k steps, in proportion below.
+        epsilon: ε in evaluation.
+    """
+
+    model_config = _STRICT
+
+    final_episodes: Annotated[StrictInt, Field(ge=1)] | None = None
+    epsilon: Annotated[float, Field(ge=0, le=1)] | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """The settings it stands for."""
+        given = {"final_episodes": self.final_episodes, "evaluation_epsilon": self.epsilon}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+class Tracking(BaseModel):
+    """Where MLflow's record goes.
+
+    Attributes:
+        uri: of the MLflow store. `MLFLOW_TRACKING_URI` wins; without either it is an SQLite file in the sweep's store.
+        experiment: MLflow's experiment; None takes the sweep's name.
+    """
+
+    model_config = _STRICT
+
+    uri: Annotated[str, Field(min_length=1)] | None = None
+    experiment: Annotated[str, Field(min_length=1, max_length=250)] | None = None
+
+
+class SweepSpec(BaseModel):
+    """A grid of trials: every game with every variant, every value of its axes and every seed.
+
+    Attributes:
+        name: names the sweep in its store, and its MLflow experiment.
         games: ALE's names, or the word `atari-100k` for all 26.
         variants: names of the registry.
         seeds: the seeds, or how many: n stands for 0 to n - 1.
         steps: agent steps of each trial.
         settings: settings changed from the variant's own, for every trial.
-        cpus: CPU cores, and threads, of each trial. Two trials of one thread are faster than one of two.
+        variant_settings: the same for single variants, by name; they win over `settings`.
+        axes: settings that take several values, by name.
+        evaluation: the evaluation at a trial's end.
+        resources: what each trial reserves. `cpus: n` beside it is short for `resources: {cpus: n}`.
         checkpoint_every: agent steps between checkpoints; None leaves it to the trial.
+        retries: how often a trial that failed is tried again from its last checkpoint.
         max_concurrent: trials at once at most; None runs as many as fit.
+        tracking: MLflow's store and experiment.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = _STRICT
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
     games: Annotated[tuple[str, ...], BeforeValidator(_games)]
     variants: Annotated[tuple[str, ...], BeforeValidator(_variants)]
     seeds: Annotated[tuple[int, ...], BeforeValidator(_seeds)]
     steps: Annotated[StrictInt, Field(ge=1)] = 100_000
-    settings: dict[str, Any] = {}
-    cpus: Annotated[StrictInt, Field(ge=1)] = 1
+    settings: Annotated[dict[str, Any], BeforeValidator(_settings)] = {}
+    variant_settings: dict[str, Annotated[dict[str, Any], BeforeValidator(_settings)]] = {}
+    axes: dict[str, Annotated[Axis, BeforeValidator(_axis)]] = {}
+    evaluation: Evaluation = Evaluation()
+    resources: Resources = Resources()
     checkpoint_every: Annotated[StrictInt, Field(ge=1)] | None = None
+    retries: Annotated[StrictInt, Field(ge=0)] = 2
     max_concurrent: Annotated[StrictInt, Field(ge=1)] | None = None
+    tracking: Tracking = Tracking()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, fields: Any) -> Any:
+        if not isinstance(fields, Mapping) or "cpus" not in fields:
+            return fields
+        fields = dict(fields)
+        cpus, resources = fields.pop("cpus"), fields.get("resources", {})
+        if not isinstance(resources, Mapping) or "cpus" in resources:
+            raise InputError("cpus: is given twice, by itself and in resources (allowed: once)")
+        return {**fields, "resources": {**resources, "cpus": cpus}}
 
-def cells(spec: SweepSpec) -> list[TrialSpec]:
-    """Returns the sweep's trials, seed by seed: a sweep cut short has every game and variant with the first seeds."""
-    return [
-        TrialSpec(
-            game=game,
-            variant=variant,
-            seed=seed,
-            steps=spec.steps,
-            overrides=dict(spec.settings),
-            threads=spec.cpus,
-            checkpoint_every=spec.checkpoint_every,
-        )
-        for seed in spec.seeds
-        for game in spec.games
-        for variant in spec.variants
-    ]
+    @model_validator(mode="after")
+    def _consistent(self) -> SweepSpec:
+        for name in self.variant_settings:
+            if name not in self.variants:
+                raise unknown("variant", name, self.variants, where="variant_settings")
+        for name, axis in self.axes.items():
+            if name not in Settings.model_fields:
+                raise unknown("setting", name, Settings.model_fields, where="axes")
+            for variant in axis.variants or ():
+                if variant not in self.variants:
+                    raise unknown("variant", variant, self.variants, where=f"axes.{name}.variants")
+        for variant in self.variants:
+            self._check_once(variant)
+        count = len(self.seeds) * len(self.games) * sum(self.combinations(variant) for variant in self.variants)
+        if count > _MOST_CELLS:
+            raise InputError(f"the grid has {count:,} cells (allowed: {_MOST_CELLS:,} at most)")
+        return self
 
+    def _check_once(self, variant: str) -> None:
+        """Refuses a setting that two fields give to one variant, unless one of them is `variant_settings`."""
+        axes = {name: f"axes.{name}" for name in self.axes_of(variant)}
+        evaluated = dict.fromkeys(self.evaluation.settings(), "evaluation")
+        for name in axes.keys() & evaluated.keys():
+            raise InputError(f"evaluation: {name} is given by axes too (allowed: once)")
+        own = self.variant_settings.get(variant, {})
+        for name, place in (axes | evaluated).items():
+            other = f"variant_settings.{variant}" if name in own else "settings" if name in self.settings else None
+            if other:
+                raise InputError(f"{place}: {name} is given by {other} too (allowed: once)")
 
-def cell_folder(cell: TrialSpec) -> str:
-    """Returns the name of a trial's folder inside its sweep's: `<game>-<variant>-seed<k>`."""
-    return f"{cell.game}-{cell.variant}-seed{cell.seed}"
+    def axes_of(self, variant: str) -> dict[str, tuple[Any, ...]]:
+        """The values of each axis that applies to a variant."""
+        return {n: axis.values for n, axis in self.axes.items() if axis.variants is None or variant in axis.variants}
 
+    def combinations(self, variant: str) -> int:
+        """How many combinations of its axes' values a variant has."""
+        count = 1
+        for values in self.axes_of(variant).values():
+            count *= len(values)
+        return count
 
-def load_sweep(path: Path) -> SweepSpec:
-    """Reads a sweep file and checks all of it, down to every trial's settings.
-
-    Args:
-        path: a YAML file with the fields of `SweepSpec`.
-
-    Raises:
-        InputError: in one line the file, the field, its value and what is allowed, with the nearest valid name.
-    """
-    content = _read(path)
-    for field in content:
-        if field not in SweepSpec.model_fields:
-            raise unknown("field", str(field), SweepSpec.model_fields, where=str(path))
-    try:
-        spec = SweepSpec.model_validate(content)
-    except ValidationError as error:
-        first, *more = error.errors()
-        others = f" (and {len(more)} more)" if more else ""
-        raise InputError(f"{path}: {_explain(first)}{others}") from None
-    try:
-        _check_networks(spec)
-    except InputError as error:
-        raise InputError(f"{path}: settings: {error}") from None
-    return spec
-
-
-def _check_networks(spec: SweepSpec) -> None:
-    """Resolves every variant's settings and sizes its network for every number of actions the games have."""
-    actions = {games.get(game).actions for game in spec.games}
-    for name in spec.variants:
-        settings = variants.resolve(name, spec.settings)
-        for count in sorted(actions):
-            network_spec(settings, count)
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a field given twice, which YAML forbids and PyYAML lets pass."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        names = [key.value for key, _ in node.value]
-        for index, (key, _) in enumerate(node.value):
-            if key.value in names[:index]:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        # The loader is a safe one: it makes plain values only.
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror} (allowed: a sweep's YAML file)") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: is no UTF-8 text (allowed: a sweep's YAML file)") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}:" if mark else ""
-        problem = " ".join(str(getattr(error, "problem", None) or error).split())
-        raise InputError(f"{path}:{line} not valid YAML: {problem}") from None
-    if not isinstance(content, dict):
-        fields = ", ".join(SweepSpec.model_fields)
-        raise InputError(f"{path}: holds no fields (allowed: {fields})")
-    return content
-
-
-def _explain(error: ErrorDetails) -> str:
-    """Returns one of pydantic's errors in our words: the field, its value, what is allowed."""
-    where = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "missing":
-        return f"{where}: missing (required: name, games, variants, seeds)"
-    context: Mapping[str, Any] = error.get("ctx", {})
-    own = context.get("error")
-    if isinstance(own, InputError):
-        return f"{where}: {own}"
-    allowed = {
-        "name": "letters, digits and . _ - , the first a letter or digit, 100 at most",
-        "settings": "a mapping of settings to values",
-    }
-    return f"{where}: {error['input']!r} (allowed: {allowed.get(where.split('.')[0], 'a whole number from 1')})"
+    @property
+    def experiment(self) -> str:
+        """MLflow's experiment."""
+        return self.tracking.experiment or self.name

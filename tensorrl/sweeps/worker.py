@@ -1,61 +1,106 @@
-"""What runs inside a Tune trial's process: one trial in its folder, from its last checkpoint, with its record."""
+"""What runs inside a Tune trial's process: one cell in its folder, from its last checkpoint, with its record.
+
+PyTorch is imported last, so that a cell which need not run here is known within a second.
+"""
 
 from __future__ import annotations
 
 import importlib
+import socket
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
+from tensorrl.description import TrialSpec
 from tensorrl.errors import InputError
+from tensorrl.sweeps.signals import StopFlag, watch_flag
+from tensorrl.sweeps.space import is_full
+from tensorrl.sweeps.store import VERSION_FILE, find_folder, lock_file
 from tensorrl.tracking import MlflowRecord
+from tensorrl.tracking.folder import read_result
 from tensorrl.tracking.store import LockedError, file_lock
-from tensorrl.trial import TrialSpec
 
 TRIAL_FUNCTION = "tensorrl.trial:run_trial"
 RECORD_TIMEOUT = 5.0
 """Seconds a trial waits for MLflow at its end. The sweep sends what is then missing when all trials are done."""
-_LOCK_PATIENCE = 60.0
+_LOCK_PATIENCE = 10.0
+
+Outcome = Literal["done", "busy", "stopped", "refused", "full"]
 
 
 class CellTask(TypedDict):
     """What a Tune trial is given: plain values only, because Tune writes them to its files."""
 
     spec: dict[str, Any]
+    key: str
+    store: str
     folder: str
-    lock: str
+    stop_file: str
     tracking_uri: str
     experiment: str
     trial_function: str
 
 
-def run_cell(config: dict[str, CellTask]) -> dict[str, Any]:
-    """Runs one trial of a sweep to its end, or goes on with it from its last checkpoint.
+class CellEnd(TypedDict):
+    """How a cell's process ended, unless by an error, which Tune keeps.
+
+    `outcome` is `done`; `busy` where another process runs the cell, or did so in another folder; `stopped` after a
+    checkpoint; `refused` where trying again cannot help; `full` where the store has no space left.
+    """
+
+    outcome: Outcome
+    reason: str
+
+
+def run_cell(config: dict[str, CellTask]) -> CellEnd:
+    """Runs one cell of a sweep to its end, or goes on with it from its last checkpoint.
 
     Args:
         config: Tune's configuration of the trial, with the task under `cell`.
-
-    Returns:
-        What Tune keeps: `refused` with the reason where trying again cannot help, nothing otherwise.
     """
     task = config["cell"]
-    folder = Path(task["folder"])
+    store, name = Path(task["store"]), task["folder"]
+    if not (store / VERSION_FILE).is_file():
+        reason = f"{store}: not there on {socket.gethostname()} (every machine must have the store under this path)"
+        return CellEnd(outcome="refused", reason=reason)
+    stop = watch_flag(StopFlag(Path(task["stop_file"])))
+    with ExitStack() as held:
+        try:
+            if stop():
+                return CellEnd(outcome="stopped", reason="")
+            if not _hold(lock_file(store, task["key"]), held):
+                return CellEnd(outcome="busy", reason="another process runs it")
+            if find_folder(store, task["key"]) not in (None, name):
+                return CellEnd(outcome="busy", reason="another sweep began it")
+            if read_result(store / name) is not None:
+                return CellEnd(outcome="done", reason="")
+            return _train(task, store / name, stop)
+        except Exception as error:
+            if is_full(error):
+                return CellEnd(outcome="full", reason=str(error))
+            raise
+
+
+def _train(task: CellTask, folder: Path, stop: Callable[[], bool]) -> CellEnd:
+    from tensorrl.trial import Interrupted
+
     module, _, name = task["trial_function"].partition(":")
     run: Callable[..., Any] = getattr(importlib.import_module(module), name)
-    with ExitStack() as held:
-        _hold(Path(task["lock"]), held)
-        record = MlflowRecord(folder, tracking_uri=task["tracking_uri"], experiment=task["experiment"])
-        finished = False
-        try:
-            run(TrialSpec(**task["spec"]), folder, resume=True, record=lambda _: _Poked(record))
-            finished = True
-        except InputError as error:
-            return {"refused": str(error)}
-        finally:
-            record.close(RECORD_TIMEOUT, failed=not finished)
-    return {}
+    record = MlflowRecord(folder, tracking_uri=task["tracking_uri"], experiment=task["experiment"])
+    failed = True
+    try:
+        run(TrialSpec(**task["spec"]), folder, resume=True, record=lambda _: _Poked(record), stop=stop)
+        failed = False
+    except Interrupted as stopped:
+        failed = False
+        return CellEnd(outcome="stopped", reason=str(stopped))
+    except InputError as error:
+        return CellEnd(outcome="refused", reason=str(error))
+    finally:
+        record.close(RECORD_TIMEOUT, failed=failed)
+    return CellEnd(outcome="done", reason="")
 
 
 class _Poked:
@@ -68,15 +113,15 @@ class _Poked:
         """Leaves closing to `run_cell`."""
 
 
-def _hold(lock: Path, held: ExitStack) -> None:
-    """Waits for a process that a killed sweep left behind to be gone from the folder: that takes seconds."""
+def _hold(lock: Path, held: ExitStack) -> bool:
+    """Takes the cell's lock; what a killed sweep left behind is gone from it in seconds."""
     deadline = time.monotonic() + _LOCK_PATIENCE
     while True:
         try:
             held.enter_context(file_lock(lock, wait=False))
         except LockedError:
             if time.monotonic() > deadline:
-                raise
+                return False
             time.sleep(0.5)
         else:
-            return
+            return True

@@ -1,10 +1,11 @@
 """A trial as small as can be, to run sweeps with: its folder is written as a real one's, in milliseconds.
 
-What goes wrong with it is asked for by files in the sweep's folder, because it runs in another process.
+What goes wrong with it is asked for by files in the store, because it runs in another process.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -14,23 +15,33 @@ from pathlib import Path
 from typing import Any
 
 from tensorrl.errors import InputError
-from tensorrl.trial import Record, TrialSpec
+from tensorrl.trial import Interrupted, Record, TrialSpec
 
 LINE = 100
 
 
-def run(spec: TrialSpec, out: Path, *, resume: bool, record: Callable[[Path], Record] | None = None) -> dict[str, Any]:
+def run(
+    spec: TrialSpec,
+    out: Path,
+    *,
+    resume: bool,
+    record: Callable[[Path], Record] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
     assert resume
     out.mkdir(parents=True, exist_ok=True)
     trial = {"key": spec.key, "game": spec.game, "variant": spec.variant, "seed": spec.seed, "steps": spec.steps}
     (out / "trial.json").write_text(json.dumps(trial | {"coefficients": 10, "compression_ratio": 2.0, "settings": {}}))
     with (out.parent / "begun.txt").open("a") as begun:
-        begun.write(f"{out.name} {os.getpid()} {os.environ.get('OMP_NUM_THREADS')} {spec.threads}\n")
+        begun.write(f"{out.name.rpartition('-')[0]} {os.getpid()} {os.environ.get('OMP_NUM_THREADS')} {spec.threads}\n")
+    assert spec.device == "cpu"
     keeper = record(out) if record is not None else None
     progress = out / "progress.jsonl"
     done = len(progress.read_text().splitlines()) * LINE if progress.exists() else 0
     for step in range(done + LINE, spec.steps + 1, LINE):
         time.sleep(_number(out.parent / "pause"))
+        if stop():
+            raise Interrupted("asked to")
         _misbehave(out, step)
         with progress.open("a") as lines:
             lines.write(json.dumps({"agent_steps": step, "loss": 1 / step, "steps_per_second": 123.0}) + "\n")
@@ -46,9 +57,10 @@ def _number(path: Path) -> float:
 
 
 def _misbehave(out: Path, step: int) -> None:
-    """Fails at the step that a file `<how>-<folder>` names, as many times as it has lines."""
-    for how in ("raise", "die", "refuse"):
-        orders = out.parent / f"{how}-{out.name}"
+    """Fails at the step that a file `<how>-<cell>` names, as many times as it has lines."""
+    cell = out.name.rpartition("-")[0]
+    for how in ("raise", "die", "refuse", "full"):
+        orders = out.parent / f"{how}-{cell}"
         steps = orders.read_text().splitlines() if orders.exists() else []
         if steps and step == int(steps[0]):
             orders.write_text("".join(line + "\n" for line in steps[1:]))
@@ -56,4 +68,6 @@ def _misbehave(out: Path, step: int) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
             if how == "refuse":
                 raise InputError("the folder holds something else")
+            if how == "full":
+                raise OSError(errno.ENOSPC, "No space left on device")
             raise RuntimeError(f"step {step} went wrong\nand this is why")

@@ -15,7 +15,8 @@ import pytest
 
 from tensorrl.errors import InputError
 from tensorrl.sweeps import CellStatus, SweepSpec, cells, run_sweep, sweep_status, worker
-from tensorrl.sweeps.run import last_lines
+from tensorrl.sweeps.store import lock_file, sweep_folder
+from tensorrl.sweeps.tuning import last_lines
 from tensorrl.tracking import prepare_store, sync_directory
 from tensorrl.tracking.store import connect, file_lock
 
@@ -50,6 +51,10 @@ def runs_in(out: Path) -> list[Any]:
     return list(client.search_runs([client.get_experiment_by_name("tiny").experiment_id]))
 
 
+def cell_name(row: CellStatus) -> str:
+    return row.folder.name.rpartition("-")[0]
+
+
 def begun(out: Path) -> list[list[str]]:
     path = out / "begun.txt"
     return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
@@ -60,14 +65,16 @@ def test_every_trial_is_run_recorded_and_reported_and_never_run_again(tmp_path: 
     out = tmp_path / "tiny"
     seen: list[list[CellStatus]] = []
     rows = run_sweep(sweep(), out, on_update=seen.append)
-    assert [(row.folder.name, row.state, row.agent_steps) for row in rows] == [
+    assert [(cell_name(row), row.state, row.agent_steps) for row in rows] == [
         ("pong-rainbow-seed0", "finished", 500),
         ("pong-denoised-seed0", "finished", 500),
     ]
     assert [row.result["score"] for row in rows if row.result] == [0.0, 0.0]
     assert seen[-1] == rows
-    assert [row.state for row in sweep_status(sweep(), out)] == ["finished", "finished"]
-    assert sorted((run.info.run_name, run.info.status) for run in runs_in(out)) == [
+    assert [row.folder.name.rpartition("-")[2] for row in rows] == [cell.key[:8] for cell in cells(sweep())]
+    status = sweep_status(out, "tiny")
+    assert (status.driver, list(status.rows)) == ("ended", rows)
+    assert sorted((run.info.run_name.rpartition("-")[0], run.info.status) for run in runs_in(out)) == [
         ("pong-denoised-seed0", "FINISHED"),
         ("pong-rainbow-seed0", "FINISHED"),
     ]

@@ -1,0 +1,155 @@
+"""The commands that run, check and watch sweeps."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tensorrl.cli_options import Json, print_json
+
+if TYPE_CHECKING:
+    from tensorrl.sweeps import CellStatus, SweepStatus
+
+Out = Annotated[
+    Path | None, typer.Option("--out", help="The store: a folder of cells. TENSORRL_STORE, or runs, otherwise.")
+]
+Only = Annotated[
+    str | None, typer.Option(metavar="GLOB", help="Only cells whose GAME-VARIANT-seedK matches, e.g. 'pong-*-seed0'.")
+]
+MaxConcurrent = Annotated[int | None, typer.Option(min=1, help="Trials at once at most; as many as fit otherwise.")]
+Address = Annotated[
+    str | None, typer.Option(help="A running Ray: auto, or HOST:PORT. RAY_ADDRESS, or a Ray of its own, otherwise.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.command("sweep")(sweep_command)
+    app.command("status")(status_command)
+
+
+def sweep_command(
+    file: Annotated[Path, typer.Argument(help="A sweep file (YAML).")],
+    out: Out = None,
+    check: Annotated[bool, typer.Option("--check", help="Only check it, and say what it takes.")] = False,
+    only: Only = None,
+    max_concurrent: MaxConcurrent = None,
+    address: Address = None,
+    resume: Annotated[bool, typer.Option("--resume", help="What happens anyway: go on with what was begun.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Run every cell of a sweep file that is not finished yet, as many at once as fit."""
+    from tensorrl.sweeps import load_sweep, run_sweep, store_path
+
+    spec = load_sweep(file)
+    store = store_path(out)
+    if check:
+        _check(spec, store, only=only, address=address, as_json=as_json)
+        return
+    from tensorrl.show import SweepDisplay, print_results
+
+    try:
+        with SweepDisplay() as display:
+            display.say(f"store: {store}")
+            rows = run_sweep(
+                spec,
+                store,
+                only=only,
+                max_concurrent=max_concurrent,
+                address=address,
+                on_update=display.update,
+                say=display.say,
+            )
+    except KeyboardInterrupt:
+        print("tensorrl: interrupted; the same command goes on", file=sys.stderr)
+        sys.exit(130)
+    results = [dict(row.result) for row in rows if row.result is not None]
+    failed = [row for row in rows if row.state != "finished"]
+    if as_json:
+        print_json({"finished": results, "failed": [{"folder": str(r.folder), "error": r.error} for r in failed]})
+    else:
+        print_results(results)
+        _print_failed(failed)
+    if failed:
+        sys.exit(1)
+
+
+def _check(spec: Any, store: Path, *, only: str | None, address: str | None, as_json: bool) -> None:
+    from tensorrl.sweeps.check import check_sweep
+    from tensorrl.show import print_estimate
+
+    found = check_sweep(spec, store, only=only, address=address)
+    if as_json:
+        print_json(found)
+    else:
+        print_estimate(found)
+
+
+def status_command(
+    sweep: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A sweep that was run in the store, or its file.")],
+    out: Out = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Again and again, until the sweep's driver has ended.")] = False,
+    every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks with --watch.")] = 5.0,
+    as_json: Json = False,
+) -> None:
+    """Say how far a sweep is: cells done, running and failed, steps/s, time left."""
+    from tensorrl.show import StatusDisplay
+    from tensorrl.sweeps import store_path, sweep_status
+
+    store = store_path(out)
+    status = sweep_status(store, sweep)
+    try:
+        with StatusDisplay() as display:
+            while True:
+                if as_json:
+                    print_json(_status_json(status))
+                else:
+                    display.update(status)
+                if not watch or status.driver not in ("running", "waiting"):
+                    return
+                time.sleep(every)
+                status = sweep_status(store, sweep)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _status_json(status: SweepStatus) -> dict[str, Any]:
+    return {
+        "name": status.name,
+        "driver": status.driver,
+        "where": status.where,
+        "cells": len(status.rows),
+        **{state: status.count(state) for state in ("finished", "running", "failed", "waiting")},  # type: ignore[arg-type]
+        "agent_steps": sum(row.agent_steps for row in status.rows),
+        "steps": sum(row.steps for row in status.rows),
+        "steps_per_second": status.steps_per_second,
+        "seconds_left": status.seconds_left,
+        "rows": [_row_json(row) for row in status.rows],
+    }
+
+
+def _row_json(row: CellStatus) -> dict[str, Any]:
+    return {
+        "folder": str(row.folder),
+        "key": row.key,
+        "game": row.game,
+        "variant": row.variant,
+        "seed": row.seed,
+        "axes": dict(row.axes),
+        "state": row.state,
+        "agent_steps": row.agent_steps,
+        "steps": row.steps,
+        "steps_per_second": row.figures.get("steps_per_second"),
+        "score": row.result.get("score") if row.result is not None else None,
+        "failures": row.failures,
+        "error": list(row.error),
+    }
+
+
+def _print_failed(rows: list[CellStatus]) -> None:
+    for row in rows:
+        print(f"failed: {row.folder}: {' | '.join(row.error) or 'no message'}", file=sys.stderr)

@@ -1,0 +1,39 @@
+"""`tensorrl sweep --check`: what a sweep is, what is left of it, and what that takes, before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tensorrl.sweeps.cluster import check_address, ray_session
+from tensorrl.sweeps.estimate import estimate, this_machine
+from tensorrl.sweeps.grid import cells, select
+from tensorrl.sweeps.resources import fit, machines
+from tensorrl.sweeps.spec import SweepSpec
+from tensorrl.sweeps.status import cell_status
+from tensorrl.sweeps.store import check_version, entries
+
+
+def check_sweep(spec: SweepSpec, store: Path, *, only: str | None = None, address: str | None = None) -> dict[str, Any]:
+    """Returns what is left of a sweep and what it takes, as `estimate` does, for the cells that match `only`.
+
+    Args:
+        spec: the sweep.
+        store: the folder of cells; it need not exist.
+        only: a pattern for `<game>-<variant>-seed<k>`.
+        address: of a running Ray, whose machines are reckoned with; None takes this machine.
+
+    Raises:
+        InputError: the store is of another version, no cell matches, no Ray answers at the address, or no machine
+            fits a trial.
+    """
+    check_address(address)
+    check_version(store)
+    rows = [cell_status(entry, store) for entry in entries(store, select(cells(spec), only))]
+    if address:
+        with ray_session(address):
+            there = machines()
+    else:
+        there = [this_machine()]
+    fit(spec, there)
+    return {**estimate(spec, rows, there), "store": str(store)}

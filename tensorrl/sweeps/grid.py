@@ -1,0 +1,139 @@
+"""The cells of a sweep: what each is, by what key it is known, and where it lies in a store."""
+
+from __future__ import annotations
+
+import fnmatch
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tensorrl import games, variants
+from tensorrl.description import TrialSpec
+from tensorrl.errors import InputError
+from tensorrl.settings import network_spec
+from tensorrl.sweeps.spec import SweepSpec
+
+KEY_LETTERS = 8
+"""Letters of a cell's key that end its folder's name."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One trial of a sweep.
+
+    Attributes:
+        trial: what determines it.
+        key: digest of that; two cells of one key are one cell, in whatever sweep.
+        axes: the values of the sweep's axes that it has.
+    """
+
+    trial: TrialSpec
+    key: str
+    axes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """`<game>-<variant>-seed<k>`, which cells that differ in settings share."""
+        return f"{self.trial.game}-{self.trial.variant}-seed{self.trial.seed}"
+
+    @property
+    def folder(self) -> str:
+        """Name of its folder in a store."""
+        return f"{self.name}-{self.key[:KEY_LETTERS]}"
+
+    def on(self, device: str) -> Cell:
+        """The same cell, to be trained on "cpu" or "cuda"."""
+        return replace(self, trial=self.trial.model_copy(update={"device": device}))
+
+
+def cells(spec: SweepSpec) -> list[Cell]:
+    """Returns the sweep's cells, seed by seed: a sweep cut short has every game and variant with the first seeds.
+
+    Raises:
+        InputError: settings that make no network for one of the games, or make two cells the same.
+    """
+    combined = [(variant, axes, _settings(spec, variant, axes)) for variant, axes in _combinations(spec)]
+    _check_networks(spec, combined)
+    found = [
+        _cell(
+            TrialSpec(
+                game=game,
+                variant=variant,
+                seed=seed,
+                steps=spec.steps,
+                overrides=settings,
+                threads=spec.resources.cpus,
+                checkpoint_every=spec.checkpoint_every,
+            ),
+            axes,
+        )
+        for seed in spec.seeds
+        for game in spec.games
+        for variant, axes, settings in combined
+    ]
+    _check_distinct(found)
+    return found
+
+
+def select(grid: Sequence[Cell], pattern: str | None) -> list[Cell]:
+    """Returns the cells whose name (`<game>-<variant>-seed<k>`) matches a pattern such as `pong-*-seed0`.
+
+    Raises:
+        InputError: none does.
+    """
+    chosen = [cell for cell in grid if pattern is None or fnmatch.fnmatchcase(cell.name, pattern)]
+    if not chosen:
+        raise InputError(f"--only {pattern!r}: matches no cell (allowed: a pattern for names such as {grid[0].name})")
+    return chosen
+
+
+def _cell(trial: TrialSpec, axes: Mapping[str, Any]) -> Cell:
+    return Cell(trial=trial, key=trial.key, axes=axes)
+
+
+def _combinations(spec: SweepSpec) -> list[tuple[str, dict[str, Any]]]:
+    found = []
+    for variant in spec.variants:
+        axes = spec.axes_of(variant)
+        found += [(variant, dict(zip(axes, values, strict=True))) for values in itertools.product(*axes.values())]
+    return found
+
+
+def _settings(spec: SweepSpec, variant: str, axes: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **spec.settings,
+        **spec.evaluation.settings(),
+        **spec.variant_settings.get(variant, {}),
+        **axes,
+    }
+
+
+def _check_networks(spec: SweepSpec, combined: Sequence[tuple[str, dict[str, Any], dict[str, Any]]]) -> None:
+    """Resolves every variant's settings and sizes its network for every number of actions the games have."""
+    actions = sorted({games.get(game).actions for game in spec.games})
+    for variant, axes, settings in combined:
+        try:
+            resolved = variants.resolve(variant, settings)
+            for count in actions:
+                network_spec(resolved, count)
+        except InputError as error:
+            values = ", ".join(f"{name} {value}" for name, value in axes.items())
+            where = f"axes ({values}), variant {variant}" if axes else "settings"
+            raise InputError(f"{where}: {error}") from None
+
+
+def _check_distinct(grid: Sequence[Cell]) -> None:
+    known: dict[str, Cell] = {}
+    for cell in grid:
+        other = known.setdefault(cell.key, cell)
+        if other is not cell:
+            raise InputError(
+                f"{_title(other)} and {_title(cell)} are the same cell: their settings are equal "
+                "(allowed: variants and values of axes that differ)"
+            )
+
+
+def _title(cell: Cell) -> str:
+    values = "".join(f" {name}={value}" for name, value in cell.axes.items())
+    return cell.name + values

@@ -39,11 +39,10 @@ SIDE = 1024
 """Rows and columns of the matrices that the rate is measured with."""
 VARIANTS = ("rainbow", "denoised", "trl-5x", "trl-10x")
 PHASES = (
-    ("act", "agent", "choose"),
-    ("newest stack", "replay", "latest_stack"),
     ("noise", "agent", "begin_step"),
-    ("send the action", "game", "send"),
     ("sample", "replay", "sample"),
+    ("choose, to act and to learn", "agent", "choose"),
+    ("send the action", "game", "send"),
     ("update", "agent", "apply_update"),
     ("priorities", "replay", "update_priorities"),
     ("wait for the frame", "game", "receive"),

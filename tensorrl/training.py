@@ -19,6 +19,7 @@ from tensorrl.learning.schedules import linear
 from tensorrl.learning.step import Stepper
 from tensorrl.networks.qnetwork import QNetwork
 from tensorrl.networks.spec import NetworkSpec
+from tensorrl.optimizers.adam import FusedAdam
 from tensorrl.optimizers.kfac import KFAC
 from tensorrl.settings import Settings, network_spec
 
@@ -53,10 +54,11 @@ class Training:
         if self.steps == 0 and game.games == 0:
             self._begin_game()
         for _ in range(steps):
-            action = stepper.act(self.epsilon)
+            due = self._update_due()
+            action = stepper.act(self.epsilon, beta=self.beta if due else None)
             game.send(action)
-            if self._update_due():
-                stepper.learn(self.beta)
+            if due:
+                stepper.learn()
             outcome = game.receive()
             reward = float(np.sign(outcome.reward))
             writes = replay.writes
@@ -179,11 +181,10 @@ def make_optimizer(settings: Settings, network: QNetwork, seed: int) -> torch.op
             likelihood="categorical" if settings.atoms > 1 else "gaussian",
             generator=torch.Generator(network.support.device).manual_seed(seed),
         )
-    return torch.optim.Adam(
+    return FusedAdam(
         network.parameters(),
         lr=settings.learning_rate,
         eps=settings.adam_epsilon,
-        fused=True,
         # Its count of steps stays on the device, as a recorded step needs it.
         capturable=network.support.is_cuda,
     )

@@ -55,6 +55,7 @@ class Agent:
         self.loss_sum = torch.zeros((), device=device)
         self.loss_count = 0
         self._observes = False
+        self._row_numbers = torch.empty(0)
         self.explorer = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, 1])))
         self.generator = torch.Generator(device).manual_seed(seed)
         self._parameters = [p for p in network.parameters() if p.requires_grad]
@@ -75,14 +76,15 @@ class Agent:
         return None
 
     @torch.no_grad()
-    def choose(self, stack: Tensor) -> Tensor:
-        """The greedy action for one stack (1, stack, *stored frame), a 0-dim int64."""
-        return self.network.q_values(self.network(stack)).argmax()
+    def choose(self, stacks: Tensor) -> Tensor:
+        """The greedy actions (n,) for n stacks, stored or prepared."""
+        return self.network.q_values(self.network(stacks)).argmax(1)
 
     def update(self, batch: Batch) -> Tensor:
         """Makes one update and returns the unweighted losses (batch,) that become priorities."""
         self.begin_update()
-        losses = self.apply_update(batch)
+        ahead = self.network.prepare(batch.next_stacks)
+        losses = self.apply_update(batch, ahead, self.choose(ahead))
         self.end_update()
         return losses
 
@@ -96,13 +98,22 @@ class Agent:
             self.optimizer.prepare()
         return not self._observes
 
-    def apply_update(self, batch: Batch) -> Tensor:
-        """The part of `update` that works on tensors: between `begin_update` and `end_update`."""
+    def apply_update(self, batch: Batch, ahead: Tensor, choices: Tensor) -> Tensor:
+        """The part of `update` that works on tensors: between `begin_update` and `end_update`.
+
+        Args:
+            batch: what to learn from.
+            ahead: its next stacks, prepared.
+            choices: (batch,) the network's greedy actions there.
+
+        Returns:
+            (batch,) unweighted losses.
+        """
         network, optimizer = self.network, self.optimizer
         if self.device.type == "cuda" and network.is_noisy:
             # Weights formed while acting belong to another recording.
             network.form_noise()
-        targets = self.targets(batch)
+        targets = self.targets(batch, ahead, choices)
         with self._curvature() as capture:
             predictions: Tensor = network(batch.stacks)[self._rows(batch), batch.actions]
             losses = self._losses(predictions, targets)
@@ -110,9 +121,10 @@ class Agent:
             if capture is not None:
                 outputs = predictions if predictions.dim() > 1 else predictions[:, None]
                 capture.observe(outputs, loss=loss, weights=batch.weights)
-        optimizer.zero_grad(set_to_none=True)
+        for parameter in self._parameters:
+            parameter.grad = None
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self._parameters, self.gradient_norm, foreach=True)
+        self._clip_gradient()
         if isinstance(optimizer, KFAC):
             if self._observes:
                 optimizer.prepare()
@@ -132,6 +144,14 @@ class Agent:
         if self.updates % self.target_interval == 0:
             self.copy_to_target()
 
+    def _clip_gradient(self) -> None:
+        """Scales the gradient to a global L2 norm of `gradient_norm` at most, as `clip_grad_norm_` does."""
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        # On a GPU asking would mean waiting for the answer; there every gradient is multiplied, by 1 at most.
+        if self.device.type == "cuda" or not norm <= self.gradient_norm:
+            torch._foreach_mul_(gradients, (self.gradient_norm / (norm + 1e-6)).clamp(max=1.0))
+
     def _losses(self, predictions: Tensor, targets: Tensor) -> Tensor:
         if self.network.spec.atoms > 1:
             return categorical_losses(predictions, targets)
@@ -142,24 +162,23 @@ class Agent:
         return self.optimizer.curvature() if self._observes and isinstance(self.optimizer, KFAC) else nullcontext()
 
     @torch.no_grad()
-    def targets(self, batch: Batch) -> Tensor:
+    def targets(self, batch: Batch, ahead: Tensor, choices: Tensor) -> Tensor:
         """Double Q-learning targets (van Hasselt et al. 2016): distributions (batch, atoms), or values (batch,).
 
-        The network chooses the action, the target network says what it is worth.
+        The network has chosen the actions, the target network says what they are worth; see `apply_update`.
         """
-        network, target, rows = self.network, self.target, self._rows(batch)
-        # Converted once, for both networks.
-        stacks = network.prepare(batch.next_stacks)
-        choices = network.q_values(network(stacks)).argmax(1)
+        target = self.target
         if target.is_noisy:
             target.draw_noise(self.generator)
-        bootstraps: Tensor = target(stacks)[rows, choices]
-        if network.spec.atoms > 1:
+        bootstraps: Tensor = target(ahead)[self._rows(batch), choices]
+        if target.spec.atoms > 1:
             return categorical_projection(bootstraps.softmax(1), batch.returns, batch.discounts, target.support)
         return batch.returns + batch.discounts * bootstraps
 
     def _rows(self, batch: Batch) -> Tensor:
-        return torch.arange(len(batch.actions), device=self.device)
+        if len(self._row_numbers) != len(batch.actions):
+            self._row_numbers = torch.arange(len(batch.actions), device=self.device)
+        return self._row_numbers
 
     @torch.no_grad()
     def copy_to_target(self) -> None:

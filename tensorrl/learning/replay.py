@@ -35,6 +35,8 @@ class Batch(NamedTuple):
     """(batch, stack, *stored frame), m steps later."""
     weights: Tensor
     """(batch,) float32, importance weights divided by the largest of the batch."""
+    ahead: Tensor | None = None
+    """(batch + 1, stack, *stored frame): `next_stacks` and after them the newest stack, in one piece."""
 
 
 class SumBlocks:
@@ -214,15 +216,16 @@ class Replay:
         slots, priorities = self.distribution.sample(uniforms)
         # N and the total mass cancel in the division by the largest weight, which belongs to the smallest priority.
         weights = (priorities.min() / priorities).pow_(beta).float()
-        stacks = self._gather(torch.cat((slots, self.bootstraps.index_select(0, slots))))
+        stacks = self._gather(torch.cat((slots, self.bootstraps.index_select(0, slots), self.newest)))
         return Batch(
             slots=slots,
             stacks=stacks[:batch],
             actions=self.actions.index_select(0, slots),
             returns=self.returns.index_select(0, slots),
             discounts=self.discounts.index_select(0, slots),
-            next_stacks=stacks[batch:],
+            next_stacks=stacks[batch : 2 * batch],
             weights=weights,
+            ahead=stacks[batch:],
         )
 
     def update_priorities(self, slots: Tensor, losses: Tensor) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tensorrl.learning.agent import Agent
-from tensorrl.learning.replay import Replay
+from tensorrl.learning.replay import Batch, Replay
 
 WARM_UPS = 3
 """Calls on a side stream before a recording, in which libraries choose kernels and optimizers make their state."""
@@ -60,6 +60,9 @@ class Recorded:
 class Stepper:
     """Acting and learning of an agent with its replay, each recorded where the device allows it.
 
+    Where an update is due, its batch is drawn before acting, and its next stacks and the newest go through the network
+    in one pass: they tell the actions of the double Q-learning targets and the one to take.
+
     K-FAC's curvature steps and refreshes of inverses are the host's to decide and stay outside of the recording.
 
     Args:
@@ -77,31 +80,53 @@ class Stepper:
         """Drops recordings: the agent's or replay's tensors are others now, as after a restore."""
         device, generator = self.agent.device, self.agent.generator
         self._choose = Recorded(self._choose_greedily, device, generator)
-        self._learn = Recorded(self._learn_from_a_sample, device, generator)
+        self._look = Recorded(self._look_ahead, device, generator)
+        self._learn = Recorded(self._learn_from_sample, device, generator)
+        self._drawn: tuple[Batch, Tensor, Tensor] | None = None
 
-    def act(self, epsilon: float) -> int:
-        """Draws the noise of this step and chooses an action for the newest stack, ε-greedily."""
+    def act(self, epsilon: float, *, beta: float | None = None) -> int:
+        """Draws the noise of this step and chooses an action for the newest stack, ε-greedily.
+
+        Args:
+            epsilon: probability of a random action.
+            beta: exponent of the importance weights of the update that `learn` is to make next; None where none is.
+
+        Raises:
+            ValueError: an update is wanted and replay holds no transition that can be sampled.
+        """
         explored = self.agent.explore(epsilon)
-        return int(self._choose()) if explored is None else explored
+        if beta is not None:
+            self._beta.fill_(beta)
+            greedy = self._look()
+        elif explored is None:
+            greedy = self._choose()
+        return int(greedy) if explored is None else explored
 
-    def learn(self, beta: float) -> None:
-        """Makes one update from a sample of replay, with importance weights to the power of `beta`."""
-        if self.replay.count == 0:
-            raise ValueError("replay holds no transition with a known n-step return yet")
-        self._beta.fill_(beta)
+    def learn(self) -> None:
+        """Makes the update that `act` was told of."""
         if self.agent.begin_update():
             self._learn()
         else:
-            self._learn_from_a_sample()
+            self._learn_from_sample()
         self.agent.end_update()
 
     def _choose_greedily(self) -> Tensor:
         self.agent.begin_step()
-        return self.agent.choose(self.replay.latest_stack())
+        return self.agent.choose(self.replay.latest_stack())[0]
 
-    def _learn_from_a_sample(self) -> Tensor:
-        agent, replay = self.agent, self.replay
-        batch = replay.sample(self.batch_size, self._beta, agent.generator)
-        losses = agent.apply_update(batch)
-        replay.update_priorities(batch.slots, losses)
+    def _look_ahead(self) -> Tensor:
+        agent = self.agent
+        agent.begin_step()
+        batch = self.replay.sample(self.batch_size, self._beta, agent.generator)
+        assert batch.ahead is not None
+        ahead = agent.network.prepare(batch.ahead)
+        actions = agent.choose(ahead)
+        self._drawn = batch, ahead[:-1], actions[:-1]
+        return actions[-1]
+
+    def _learn_from_sample(self) -> Tensor:
+        assert self._drawn is not None, "learn() without act(beta=...) before"
+        batch, ahead, choices = self._drawn
+        losses = self.agent.apply_update(batch, ahead, choices)
+        self.replay.update_priorities(batch.slots, losses)
         return losses

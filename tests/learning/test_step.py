@@ -22,32 +22,34 @@ def training(variant, device="cpu", steps=400):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_step_does_what_acting_sampling_and_updating_do_one_after_the_other(variant):
+def test_a_step_does_what_sampling_acting_and_updating_do_one_after_the_other(variant):
     ours, plain = training(variant), training(variant)
     ours.run(160)
     agent, replay = plain.agent, plain.replay
     plain.run(0)
     for _ in range(160):
-        agent.begin_step()
         explored = agent.explore(plain.epsilon)
+        agent.begin_step()
+        batch = replay.sample(32, plain.beta, agent.generator) if plain.steps >= 100 else None
         action = int(agent.choose(replay.latest_stack())) if explored is None else explored
         plain.game.send(action)
-        if plain.steps >= 100:
-            batch = replay.sample(32, plain.beta, agent.generator)
+        if batch is not None:
             replay.update_priorities(batch.slots, agent.update(batch))
         outcome = plain.game.receive()
         reward = float((outcome.reward > 0) - (outcome.reward < 0))
         replay.add(action, reward, plain.encode(outcome.frame), terminal=outcome.terminal, over=outcome.over)
         plain.steps += 1
     assert ours.agent.updates == agent.updates == 60
+    assert torch.equal(ours.replay.actions, replay.actions)
     for mine, theirs in zip(ours.agent.network.parameters(), agent.network.parameters(), strict=True):
-        assert torch.equal(mine, theirs)
+        # One pass for acting and learning multiplies a row more, which may round differently.
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=2e-5)
 
 
 def test_learning_before_anything_can_be_sampled_is_refused():
     trial = training("denoised")
     with pytest.raises(ValueError, match="no transition"):
-        trial.stepper.learn(0.4)
+        trial.stepper.act(0.0, beta=0.4)
 
 
 @pytest.mark.gpu

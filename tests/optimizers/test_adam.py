@@ -1,0 +1,56 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from tensorrl.optimizers.adam import FusedAdam
+
+
+def models():
+    torch.manual_seed(0)
+    first = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    return first, copy.deepcopy(first)
+
+
+def step(model, optimizer, seed):
+    inputs = torch.randn(5, 8, generator=torch.Generator().manual_seed(seed))
+    optimizer.zero_grad()
+    model(inputs).square().sum().backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_steps_are_those_of_pytorchs_adam_to_the_bit(weight_decay):
+    ours, theirs = models()
+    fast = FusedAdam(ours.parameters(), lr=1e-2, eps=1.5e-4, weight_decay=weight_decay)
+    plain = torch.optim.Adam(theirs.parameters(), lr=1e-2, eps=1.5e-4, weight_decay=weight_decay, fused=True)
+    for seed in range(12):
+        if seed == 4:
+            # A scheduler changes the rate between steps.
+            fast.param_groups[0]["lr"] = plain.param_groups[0]["lr"] = 1e-3
+        if seed == 8:
+            # A frozen layer has no gradient.
+            for model in (ours, theirs):
+                model[0].weight.requires_grad_(False)
+                model[0].weight.grad = None
+        step(ours, fast, seed)
+        step(theirs, plain, seed)
+        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_state_put_back_goes_on_to_the_same_bits():
+    ours, other = models()
+    optimizer = FusedAdam(ours.parameters(), lr=1e-2)
+    for seed in range(5):
+        step(ours, optimizer, seed)
+    again = FusedAdam(other.parameters(), lr=1e-2)
+    step(other, again, 99)
+    other.load_state_dict(ours.state_dict())
+    again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for seed in range(5, 9):
+        step(ours, optimizer, seed)
+        step(other, again, seed)
+    for a, b in zip(ours.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)

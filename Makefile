@@ -96,8 +96,9 @@ bench-throughput: $(INSTALLED_BENCH) ## steps/s beside the peers, an update besi
 bench-trl: $(INSTALLED_BENCH) ## tensor regression layers beside dense layers and TensorLy-Torch
 	$(BIN)/python -m benchmarks.trl
 
+# KFAC_PEERS names a checkout that you have: make bench-kfac KFAC_PEERS='--kfac-pytorch ../kfac-pytorch'
 bench-kfac: $(INSTALLED_BENCH) ## K-FAC beside Adam and other K-FACs
-	$(BIN)/python -m benchmarks.kfac
+	$(BIN)/python -m benchmarks.kfac $(KFAC_PEERS)
 
 bench-scattering: $(INSTALLED_BENCH) ## the scattering stem beside Kymatio
 	$(BIN)/python -m benchmarks.scattering

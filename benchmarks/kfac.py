@@ -1,13 +1,14 @@
 """Milliseconds per update: Adam, our K-FAC and curvlinops' on the agent's networks; steps to a loss on digits.
 
     python -m benchmarks.kfac [--threads 2] [--rounds 7] [--curvature-interval 20] [--inverse-interval 100]
-                              [--clock wall|cpu] [--products] [--no-digits] [--json FILE]
+                              [--kfac-pytorch PATH] [--clock wall|cpu] [--products] [--no-digits] [--json FILE]
 
 An update is all that the learner does with a batch of 32: double-Q targets, forward, backward, optimizer (for K-FAC
 with the curvature steps and refreshes that fall due). Every contestant makes `--inverse-interval` updates a round, in
 turn, so that what else the machine does touches all alike; figures are medians over rounds, ratios medians of each
 round's ratio. On a busy machine `--clock cpu` with one thread is steadier. curvlinops has no moving average and is
-rebuilt wherever ours observes curvature; it is run on dense layers only, which are all it knows.
+rebuilt wherever ours observes curvature; it and kfac-pytorch (a checkout, not on PyPI) are run on dense layers only,
+which are all they know.
 
 `--products` shows instead why products go through oneDNN (see `tensorrl.networks.products`).
 """
@@ -15,20 +16,27 @@ rebuilt wherever ours observes curvature; it is run on dense layers only, which 
 from __future__ import annotations
 
 import argparse
+import importlib
+import importlib.metadata
 import json
+import logging
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks import kfac_digits
+from tensorrl.errors import InputError
 from tensorrl.learning.targets import categorical_losses, categorical_projection
 from tensorrl.networks.products import times_transposed
 from tensorrl.networks.qnetwork import QNetwork
+from tensorrl.optimizers.adam import FusedAdam
 from tensorrl.optimizers.kfac import KFAC
 from tensorrl.settings import network_spec
 from tensorrl.variants import resolve
@@ -66,7 +74,7 @@ class Update:
 def adam(variant: str, options: argparse.Namespace) -> Callable[[], None]:
     learner = Update(variant)
     parameters = list(learner.network.parameters())
-    optimizer = torch.optim.Adam(parameters, lr=1e-4, eps=1.5e-4, fused=True)
+    optimizer = FusedAdam(parameters, lr=1e-4, eps=1.5e-4)
 
     def update() -> None:
         targets = learner.targets()
@@ -105,8 +113,9 @@ def curvlinops(variant: str, options: argparse.Namespace) -> Callable[[], None]:
     from curvlinops import KFACInverseLinearOperator, KFACLinearOperator
 
     learner = Update(variant)
-    # Its hooks miss layers whose output, a view, is then worked on in place; a copy of the output helps.
-    learner.network.torso.conv2.register_forward_hook(lambda layer, inputs, output: output.clone())
+    # Its hooks miss layers whose output, a view, is then worked on in place; copies of the outputs help.
+    for layer in (learner.network.torso.conv1, learner.network.torso.conv2):
+        layer.register_forward_hook(lambda layer, inputs, output: output.clone())
     parameters = list(learner.network.parameters())
     optimizer = torch.optim.SGD(parameters, lr=1e-3, momentum=0.9)
     inverse: list[KFACInverseLinearOperator] = []
@@ -149,11 +158,64 @@ def curvlinops(variant: str, options: argparse.Namespace) -> Callable[[], None]:
     return update
 
 
+def kfac_pytorch(variant: str, options: argparse.Namespace) -> Callable[[], None]:
+    preconditioner_class = _kfac_pytorch_class(options.kfac_pytorch)
+    learner = Update(variant)
+    network, torso = learner.network, learner.network.torso
+
+    def forward(patches: Tensor) -> Tensor:
+        # Its backward hooks forbid work in place on what a layer gave, which ours does.
+        first = torso.conv1(patches).relu()
+        second: Tensor = torso.conv2(first.view(-1, 9, 800)).relu()
+        return second.transpose(1, 2).reshape(-1, 64, 3, 3)
+
+    torso.forward = forward
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
+    preconditioner = preconditioner_class(
+        network,
+        factor_update_steps=options.curvature_interval,
+        inv_update_steps=options.inverse_interval,
+        damping=0.01,
+        lr=1e-3,
+        loglevel=logging.ERROR,
+    )
+
+    def update() -> None:
+        network.eval()  # in which its hooks leave the pass alone
+        targets = learner.targets()
+        network.train()
+        loss = learner.loss(learner.predictions(), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        preconditioner.step()
+        optimizer.step()
+
+    return update
+
+
+def _kfac_pytorch_class(checkout: Path) -> Callable[..., Any]:
+    """kfac-pytorch's optimizer, from a checkout that need not be installed."""
+    if not (checkout / "kfac" / "preconditioner.py").is_file():
+        raise InputError(f"--kfac-pytorch {checkout}: no checkout of kfac-pytorch (allowed: a folder with kfac/)")
+    sys.path.insert(0, str(checkout))
+    version = importlib.metadata.version
+    # The package asks for its own version as it is imported.
+    importlib.metadata.version = lambda name: "checkout" if name == "kfac-pytorch" else version(name)  # type: ignore[assignment]
+    try:
+        module = importlib.import_module("kfac.preconditioner")
+    finally:
+        importlib.metadata.version = version
+    found: Callable[..., Any] = module.KFACPreconditioner
+    return found
+
+
 def contestants(options: argparse.Namespace) -> dict[str, Callable[[], None]]:
     """Every contestant by name: a line here is all that another takes."""
     found = {f"{variant}, Adam": adam(variant, options) for variant in VARIANTS}
     found |= {f"{variant}, K-FAC": ours(variant, options) for variant in VARIANTS}
     found["denoised, curvlinops"] = curvlinops("denoised", options)
+    if options.kfac_pytorch:
+        found["denoised, kfac-pytorch"] = kfac_pytorch("denoised", options)
     return found
 
 
@@ -204,6 +266,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--curvature-interval", type=int, default=20)
     parser.add_argument("--inverse-interval", type=int, default=100)
+    parser.add_argument("--kfac-pytorch", type=Path, metavar="PATH", help="a checkout of kfac-pytorch to run beside")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--products", action="store_true", help="only the products")
     parser.add_argument("--no-digits", action="store_true", help="without the supervised tasks")
@@ -224,4 +287,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"kfac: {error}")

@@ -44,13 +44,15 @@ class Measured:
     """One row of `data/trial_speeds.csv`.
 
     Attributes:
-        steps_per_second: agent steps a second on one core that does nothing else.
-        memory: bytes of main memory besides replay.
+        steps_per_second: agent steps a second of one trial, on one core that does nothing else or alone on a GPU.
+        memory: bytes of main memory, besides a replay that lies there.
+        gpu_memory: bytes of a card's memory, replay of 100k steps included; 0 on the CPU.
         source: how it was measured.
     """
 
     steps_per_second: float
     memory: float
+    gpu_memory: float
     source: str
 
 
@@ -74,11 +76,16 @@ class Machine:
 
 
 @functools.cache
-def measured() -> dict[str, Measured]:
-    """Returns what was measured of each variant on one CPU core."""
+def measured() -> dict[tuple[str, str], Measured]:
+    """Returns what was measured, by device and variant; `python -m benchmarks.trial_speeds` measures it anew."""
     with _SPEEDS.open(newline="", encoding="utf-8") as file:
         return {
-            row["variant"]: Measured(float(row["steps_per_second"]), float(row["memory_mib"]) * MIB, row["source"])
+            (row["device"], row["variant"]): Measured(
+                float(row["steps_per_second"]),
+                float(row["memory_mib"]) * MIB,
+                float(row["gpu_memory_mib"]) * MIB,
+                row["source"],
+            )
             for row in csv.DictReader(file)
         }
 
@@ -101,8 +108,16 @@ def cell_memory(spec: SweepSpec, device: Device = "cpu") -> float:
 
 
 def gpu_memory(spec: SweepSpec) -> float:
-    """Returns the bytes of a card's memory that a trial of the sweep needs at most. Reckoned, not measured."""
-    return max(_CUDA_CONTEXT + replay_bytes(cell.trial.settings, cell.trial.steps) for cell in _kinds(spec))
+    """Returns the bytes of a card's memory that a trial of the sweep needs at most.
+
+    Where that was not measured it is reckoned: replay, and what CUDA itself takes.
+    """
+    return max(_gpu_memory(cell) for cell in _kinds(spec))
+
+
+def _gpu_memory(cell: Cell) -> float:
+    row = measured().get(("cuda", cell.trial.variant))
+    return row.gpu_memory if row else _CUDA_CONTEXT + replay_bytes(cell.trial.settings, cell.trial.steps)
 
 
 def _kinds(spec: SweepSpec) -> list[Cell]:
@@ -113,7 +128,8 @@ def _kinds(spec: SweepSpec) -> list[Cell]:
 
 def _trial_memory(cell: Cell, device: Device) -> float:
     replay = replay_bytes(cell.trial.settings, cell.trial.steps) if device == "cpu" else 0
-    return measured()[cell.trial.variant].memory + _PEAKS + replay
+    row = measured().get((device, cell.trial.variant)) or measured()["cpu", cell.trial.variant]
+    return row.memory + _PEAKS + replay
 
 
 def trials_per_gpu(spec: SweepSpec, machine: Machine) -> int:
@@ -238,9 +254,10 @@ def _speed(variant: str, rows: Sequence[CellStatus], device: Device) -> tuple[fl
     ]
     if own:
         return statistics.median(own), f"{len(own)} finished cells of this sweep"
-    if device == "cuda":
+    row = measured().get((device, variant))
+    if row is None:
         return None, "not measured on a GPU yet: run one cell, and ask again"
-    return measured()[variant].steps_per_second, measured()[variant].source
+    return row.steps_per_second, row.source
 
 
 def _evaluation_seconds(spec: SweepSpec, variant: str) -> float:

@@ -44,13 +44,15 @@ class Measured:
     """One row of `data/trial_speeds.csv`.
 
     Attributes:
-        steps_per_second: agent steps a second on one core that does nothing else.
-        memory: bytes of main memory besides replay.
+        steps_per_second: agent steps a second of one trial, on one core that does nothing else or alone on a GPU.
+        memory: bytes of main memory, besides a replay that lies there.
+        gpu_memory: bytes of a card's memory, replay of 100k steps included; 0 on the CPU.
         source: how it was measured.
     """
 
     steps_per_second: float
     memory: float
+    gpu_memory: float
     source: str
 
 
@@ -74,11 +76,16 @@ class Machine:
 
 
 @functools.cache
-def measured() -> dict[str, Measured]:
-    """Returns what was measured of each variant on one CPU core."""
+def measured() -> dict[tuple[str, str], Measured]:
+    """Returns what was measured, by device and variant; `python -m benchmarks.trial_speeds` measures it anew."""
     with _SPEEDS.open(newline="", encoding="utf-8") as file:
         return {
-            row["variant"]: Measured(float(row["steps_per_second"]), float(row["memory_mib"]) * MIB, row["source"])
+            (row["device"], row["variant"]): Measured(
+                float(row["steps_per_second"]),
+                float(row["memory_mib"]) * MIB,
+                float(row["gpu_memory_mib"]) * MIB,
+                row["source"],
+            )
             for row in csv.DictReader(file)
         }
 
@@ -89,7 +96,7 @@ def replay_bytes(settings: Settings, steps: int) -> int:
     if settings.torso == "nature":
         return frames * 84 * 84
     if settings.stem == "scattering":
-        side = (84 // 2**settings.stem_j - 5) // 5 + 1
+        side = ((84 >> settings.stem_j) - 5) // 5 + 1
         features = (1 + settings.stem_j * settings.stem_l) * 25 * side**2 * 2
         return frames * (features + _COMPRESSED_FRAME)
     return frames * 75 * 75
@@ -101,8 +108,16 @@ def cell_memory(spec: SweepSpec, device: Device = "cpu") -> float:
 
 
 def gpu_memory(spec: SweepSpec) -> float:
-    """Returns the bytes of a card's memory that a trial of the sweep needs at most. Reckoned, not measured."""
-    return max(_CUDA_CONTEXT + replay_bytes(cell.trial.settings, cell.trial.steps) for cell in _kinds(spec))
+    """Returns the bytes of a card's memory that a trial of the sweep needs at most.
+
+    Where that was not measured it is reckoned: replay, and what CUDA itself takes.
+    """
+    return max(_gpu_memory(cell) for cell in _kinds(spec))
+
+
+def _gpu_memory(cell: Cell) -> float:
+    row = measured().get(("cuda", cell.trial.variant))
+    return row.gpu_memory if row else _CUDA_CONTEXT + replay_bytes(cell.trial.settings, cell.trial.steps)
 
 
 def _kinds(spec: SweepSpec) -> list[Cell]:
@@ -113,7 +128,8 @@ def _kinds(spec: SweepSpec) -> list[Cell]:
 
 def _trial_memory(cell: Cell, device: Device) -> float:
     replay = replay_bytes(cell.trial.settings, cell.trial.steps) if device == "cpu" else 0
-    return measured()[cell.trial.variant].memory + _PEAKS + replay
+    row = measured().get((device, cell.trial.variant)) or measured()["cpu", cell.trial.variant]
+    return row.memory + _PEAKS + replay
 
 
 def trials_per_gpu(spec: SweepSpec, machine: Machine) -> int:
@@ -174,21 +190,11 @@ def estimate(spec: SweepSpec, rows: Sequence[CellStatus], there: Sequence[Machin
     device: Device = "cuda" if spec.resources.gpus != 0 and any(machine.gpus for machine in there) else "cpu"
     left = [row for row in rows if row.state != "finished"]
     speeds = {variant: _speed(variant, rows, device) for variant in spec.variants}
-    variants = []
-    for variant in spec.variants:
-        own = [row for row in left if row.variant == variant]
-        speed, source = speeds[variant]
-        seconds = sum((row.steps - row.agent_steps) / speed for row in own) if speed else None
-        if seconds is not None:
-            seconds += len(own) * (_START_SECONDS + _evaluation_seconds(spec, variant))
-        variants.append(
-            {"variant": variant, "cells_left": len(own), "steps_per_second": speed, "seconds": seconds, "source": source}
-        )
+    seconds = {variant: _seconds(spec, variant, left, speeds[variant][0]) for variant in spec.variants}
     fits = {machine.name: trials_at_once(spec, machine, device) for machine in there}
     total = sum(fits.values())
     at_once = min(total, spec.max_concurrent or total, max(1, len(left)))
-    known = [row["seconds"] for row in variants]
-    work = None if None in known else sum(known)
+    work = None if None in seconds.values() else sum(each or 0.0 for each in seconds.values())
     return {
         "name": spec.name,
         "cells": len(rows),
@@ -196,7 +202,16 @@ def estimate(spec: SweepSpec, rows: Sequence[CellStatus], there: Sequence[Machin
         "left": len(left),
         "steps_left": sum(row.steps - row.agent_steps for row in left),
         "device": device,
-        "variants": variants,
+        "variants": [
+            {
+                "variant": variant,
+                "cells_left": sum(row.variant == variant for row in left),
+                "steps_per_second": speed,
+                "seconds": seconds[variant],
+                "source": source,
+            }
+            for variant, (speed, source) in speeds.items()
+        ],
         "trial_hours": None if work is None else work / 3600,
         "at_once": at_once,
         "hours": None if work is None or not at_once else work / at_once / 3600,
@@ -217,6 +232,16 @@ def estimate(spec: SweepSpec, rows: Sequence[CellStatus], there: Sequence[Machin
     }
 
 
+def _seconds(spec: SweepSpec, variant: str, left: Sequence[CellStatus], speed: float | None) -> float | None:
+    """Seconds that a variant's unfinished cells take one after the other; None where its speed is not known."""
+    if speed is None:
+        return None
+    own = [row for row in left if row.variant == variant]
+    return sum((row.steps - row.agent_steps) / speed for row in own) + len(own) * (
+        _START_SECONDS + _evaluation_seconds(spec, variant)
+    )
+
+
 def _speed(variant: str, rows: Sequence[CellStatus], device: Device) -> tuple[float | None, str]:
     """A variant's agent steps a second: of the sweep's own finished cells, else of the table."""
     own = [
@@ -229,9 +254,10 @@ def _speed(variant: str, rows: Sequence[CellStatus], device: Device) -> tuple[fl
     ]
     if own:
         return statistics.median(own), f"{len(own)} finished cells of this sweep"
-    if device == "cuda":
+    row = measured().get((device, variant))
+    if row is None:
         return None, "not measured on a GPU yet: run one cell, and ask again"
-    return measured()[variant].steps_per_second, measured()[variant].source
+    return row.steps_per_second, row.source
 
 
 def _evaluation_seconds(spec: SweepSpec, variant: str) -> float:

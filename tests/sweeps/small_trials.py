@@ -41,12 +41,15 @@ def run(
     for step in range(done + LINE, spec.steps + 1, LINE):
         time.sleep(_number(out.parent / "pause"))
         if stop():
+            with (out.parent / "left.txt").open("a") as left:
+                left.write(f"{out.name.rpartition('-')[0]}\n")
             raise Interrupted("asked to")
         _misbehave(out, step)
         with progress.open("a") as lines:
             lines.write(json.dumps({"agent_steps": step, "loss": 1 / step, "steps_per_second": 123.0}) + "\n")
         if keeper is not None:
             keeper.poke()
+    (out / "weights").write_bytes(bytes(int(_number(out.parent / "weight"))))
     result = trial | {"score": float(spec.seed), "parameters_sha256": "f" * 64}
     (out / "result.json").write_text(json.dumps(result))
     return result

@@ -8,6 +8,7 @@ request that is meant for a host leaves the machine by its default route.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -59,8 +60,8 @@ def switch(lab: str) -> str:
 
 def namespaces(lab: str) -> list[str]:
     """Returns the namespaces of a laboratory that exist now."""
-    listed = _ip("netns", "list").splitlines()
-    return sorted(name for name in (line.split()[0] for line in listed if line) if name.startswith(f"{lab}-"))
+    own = re.compile(rf"{re.escape(lab)}-(switch|head|mlflow|client|worker\d+)")
+    return sorted(name for name in _all_namespaces() if own.fullmatch(name))
 
 
 def create(lab: str, hosts: Sequence[Host]) -> None:
@@ -123,7 +124,8 @@ def remove(lab: str) -> None:
     for namespace in namespaces(lab):
         kill(namespace)
         _ip("netns", "delete", namespace)
-    if _ip("route", "show", "type", "unreachable", "exact", f"{SUBNET}.0/24"):
+    others = any(name.endswith("-switch") for name in _all_namespaces())
+    if not others and _ip("route", "show", "type", "unreachable", "exact", f"{SUBNET}.0/24"):
         _ip("route", "delete", "unreachable", f"{SUBNET}.0/24")
 
 
@@ -138,6 +140,10 @@ def inside(host: Host, command: Sequence[str], *, temporary: Path) -> list[str]:
     # `ip netns exec` has made a mount namespace of its own already, so the bind is seen by this command alone.
     script = 'mkdir -p /tmp/ray && mount --bind "$1" /tmp/ray && shift && exec "$@"'
     return ["ip", "netns", "exec", host.namespace, "sh", "-c", script, "sh", str(temporary), *command]
+
+
+def _all_namespaces() -> list[str]:
+    return [line.split()[0] for line in _ip("netns", "list").splitlines() if line]
 
 
 def _ip(*arguments: str) -> str:

@@ -20,7 +20,7 @@ INSTALLED_BENCH := $(VENV)/.installed-bench
 PIP_INSTALL := $(PIP) install --quiet --no-compile --constraint constraints.txt --editable
 COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib >/dev/null 2>&1 || true
 
-.PHONY: help install debug test test-fast test-slow test-gpu smoke lint types format \
+.PHONY: help install debug test test-fast test-slow test-gpu test-cluster smoke lint types format \
 	bench bench-throughput bench-trl bench-kfac bench-scattering bench-gpu clean
 
 help: ## lists the targets
@@ -38,13 +38,13 @@ $(BIN)/python:
 
 $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing the pinned packages into $(VENV): a minute or two on a fast network ..."
-	@$(PIP_INSTALL) '.[dev]'
+	@$(PIP_INSTALL) '.[dev,server]'
 	@$(COMPILE)
 	@touch $@
 
 $(INSTALLED_BENCH): $(INSTALLED)
 	@echo "Adding the peers that the benchmarks run beside TensorRL ..."
-	@$(PIP_INSTALL) '.[dev,bench]'
+	@$(PIP_INSTALL) '.[dev,bench,server]'
 	@$(COMPILE)
 	@touch $@
 
@@ -66,6 +66,9 @@ test-slow: install ## runs the tests that take minutes or kill processes
 
 test-gpu: install ## runs the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
+
+test-cluster: install ## runs a sweep on several hosts of this machine that fail (root, PostgreSQL; a few minutes)
+	timeout --signal=INT --kill-after=120 1500 $(BIN)/python -m pytest -m cluster tests/cluster
 
 smoke: install ## runs a real trial past its warm-up, by the command line, in a temporary folder
 	@out=$$(mktemp -d) && trap 'rm -rf "$$out"' EXIT && \

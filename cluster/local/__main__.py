@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from cluster.local import lab as labs
-from cluster.local import network
+from cluster.local import lifecycle, network
 from tensorrl.errors import InputError
 
 app = typer.Typer(
@@ -35,7 +35,7 @@ def up(
     """Make the hosts and start Ray and MLflow on them."""
     made = labs.Lab(folder.name.removeprefix("tensorrl-"), folder.absolute(), workers, cpus)
     try:
-        labs.create(made)
+        lifecycle.create(made)
     except (TimeoutError, RuntimeError, subprocess.CalledProcessError) as error:
         said = getattr(error, "stderr", None) or error
         print(f"not up: {str(said).strip()}", file=sys.stderr)
@@ -76,13 +76,13 @@ def kill(host: HostName, folder: Folder = DEFAULT) -> None:
 @app.command()
 def start(host: HostName, folder: Folder = DEFAULT) -> None:
     """Start the services of a host that was killed."""
-    labs.start(labs.open_lab(folder), host)
+    lifecycle.start(labs.open_lab(folder), host)
 
 
 @app.command()
 def down(folder: Folder = DEFAULT) -> None:
     """Take everything down, results included."""
-    labs.remove(labs.open_lab(folder))
+    lifecycle.remove(labs.open_lab(folder))
 
 
 if __name__ == "__main__":

@@ -1,17 +1,12 @@
-"""What runs on the hosts: a Ray head, Ray workers, an MLflow server on PostgreSQL, and the one folder they share."""
+"""A laboratory: hosts on one machine, the folder that they share, and who may ask them what."""
 
 from __future__ import annotations
 
 import json
 import os
-import pwd
-import secrets
-import shutil
 import subprocess
 import sys
-import time
-import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +17,6 @@ from tensorrl.errors import InputError
 RAY_PORT, DASHBOARD_PORT, MLFLOW_PORT, DATABASE_PORT = 6379, 8265, 5000, 5432
 ADMIN = "admin"
 _PROGRAMS = Path(sys.executable).parent
-_READY_SECONDS = 180.0
-_POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -62,6 +55,10 @@ class Lab:
         """The URL of the MLflow server, without credentials."""
         return f"http://{self.hosts['mlflow'].address}:{MLFLOW_PORT}"
 
+    def log(self, name: str) -> Path:
+        """Returns the log of a host's services, or of `postgres`."""
+        return self.folder / "hosts" / f"{name}.log"
+
     def secret(self, name: str) -> str:
         """Returns one of the laboratory's secrets: `token`, `mlflow`, `database` or `sessions`."""
         return (self.folder / "secrets" / name).read_text()
@@ -87,8 +84,13 @@ class Lab:
             for name in ("PATH", "PYTHONPATH", "LANG", "OMP_NUM_THREADS", "PYTHONDONTWRITEBYTECODE")
             if name in os.environ
         }
-        ours |= {"HOME": str(self.folder / "home"), "PATH": f"{_PROGRAMS}:{ours['PATH']}", "RAY_USAGE_STATS_ENABLED": "0"}
-        ours |= {"TENSORRL_STORE": str(self.storage)}
+        ours |= {
+            "HOME": str(self.folder / "home"),
+            "PATH": f"{_PROGRAMS}:{ours['PATH']}",
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
+        # A job that is stopped may take that long over its trials' checkpoints; Ray's own patience is three seconds.
+        ours |= {"RAY_JOB_STOP_WAIT_TIME_S": "60", "RAY_USAGE_STATS_ENABLED": "0", "TENSORRL_STORE": str(self.storage)}
         if not token:
             return ours | {"RAY_AUTH_MODE": "disabled"}
         return ours | {
@@ -110,45 +112,6 @@ class Lab:
         return subprocess.run(self.command(host, command), env=self.environment(token=token)).returncode
 
 
-def create(lab: Lab) -> None:
-    """Makes the laboratory's folder, secrets, hosts and services, and waits until all are ready.
-
-    Raises:
-        InputError: a laboratory of that name stands already, this is not root, or PostgreSQL is not installed.
-        TimeoutError: a service was not ready in time; its log says why.
-    """
-    if os.geteuid() != 0:
-        raise InputError("network namespaces need root")
-    database_programs()
-    if lab.folder.exists() or network.namespaces(lab.name):
-        raise InputError(f"the laboratory {lab.name!r} in {lab.folder} stands already (take it down first)")
-    lab.folder.mkdir(parents=True)
-    lab.folder.chmod(0o755)
-    for part in ("storage", "secrets", "artifacts", "home"):
-        (lab.folder / part).mkdir(mode=0o700 if part == "secrets" else 0o755)
-    for secret in ("token", "mlflow", "database", "sessions"):
-        path = lab.folder / "secrets" / secret
-        path.touch(mode=0o600)
-        path.write_text(secrets.token_hex(32))
-    for name in lab.hosts:
-        temporary = lab.folder / "hosts" / name / "tmp"
-        temporary.mkdir(parents=True)
-    write_json(lab)
-    network.create(lab.name, list(lab.hosts.values()))
-    for name in ("mlflow", "head"):
-        start(lab, name)
-    for name in ("mlflow", "head"):
-        wait_ready(lab, name)
-    for name in (name for name in lab.hosts if name.startswith("worker")):
-        start(lab, name)
-    wait_for_workers(lab, lab.workers)
-
-
-def write_json(lab: Lab) -> None:
-    """Keeps what the laboratory is made of in its folder, for `open_lab`."""
-    (lab.folder / "lab.json").write_text(json.dumps({"name": lab.name, "workers": lab.workers, "cpus": lab.cpus}))
-
-
 def open_lab(folder: Path) -> Lab:
     """Returns the laboratory that stands in a folder.
 
@@ -159,56 +122,6 @@ def open_lab(folder: Path) -> Lab:
         return Lab(folder=folder, **json.loads((folder / "lab.json").read_text()))
     except (OSError, ValueError):
         raise InputError(f"no laboratory stands in {folder} (make one with `up`)") from None
-
-
-def remove(lab: Lab) -> None:
-    """Ends the laboratory's processes and takes away its hosts and its folder, results included."""
-    network.remove(lab.name)
-    shutil.rmtree(lab.folder, ignore_errors=True)
-
-
-def start(lab: Lab, name: str) -> None:
-    """Starts the services of a host. Like a service manager, each is started again when it ends.
-
-    Raises:
-        InputError: the host is unknown, runs services already, or has none.
-    """
-    host = lab.host(name)
-    if network.processes(host.namespace):
-        raise InputError(f"{name}: its services run already")
-    services: Mapping[str, Callable[[Lab], None]] = {"head": _start_head, "mlflow": _start_mlflow}
-    if name.startswith("worker"):
-        _start_worker(lab, host)
-    elif name in services:
-        services[name](lab)
-    else:
-        raise InputError(f"{name}: has no services (allowed: {', '.join(h for h in lab.hosts if h != name)})")
-
-
-def wait_ready(lab: Lab, name: str) -> None:
-    """Waits until the services of `head` or `mlflow` answer.
-
-    Raises:
-        TimeoutError: they did not in three minutes.
-    """
-    url = {"head": f"{lab.dashboard}/api/version", "mlflow": f"{lab.mlflow}/health"}[name]
-    _wait(lambda: answers(lab, url), f"{name}: {url} does not answer, see {_log(lab, name)}")
-
-
-def wait_for_workers(lab: Lab, count: int) -> None:
-    """Waits until Ray counts `count` hosts of workers alive.
-
-    Raises:
-        TimeoutError: it did not in three minutes.
-    """
-    _wait(lambda: len(alive_workers(lab)) == count, f"Ray does not count {count} workers, see {lab.folder / 'hosts'}")
-
-
-def alive_workers(lab: Lab) -> list[str]:
-    """Returns the addresses of the workers that Ray holds for alive."""
-    got = fetch(lab, f"{lab.dashboard}/api/v0/nodes?limit=1000")
-    nodes = json.loads(got.body)["data"]["result"]["result"] if got.status == 200 else []
-    return [node["node_ip"] for node in nodes if node["state"] == "ALIVE" and not node["is_head_node"]]
 
 
 @dataclass(frozen=True)
@@ -260,124 +173,8 @@ print(body)
 """
 
 
-def _start_head(lab: Lab) -> None:
-    host = lab.hosts["head"]
-    # fmt: off
-    _service(lab, host, [
-        "ray", "start", "--head", "--block", "--disable-usage-stats", "--include-dashboard=true", "--num-cpus=0",
-        f"--node-ip-address={host.address}", f"--port={RAY_PORT}",
-        f"--dashboard-host={host.address}", f"--dashboard-port={DASHBOARD_PORT}", "--object-store-memory=100000000",
-    ])
-    # fmt: on
-
-
-def _start_worker(lab: Lab, host: Host) -> None:
-    # fmt: off
-    _service(lab, host, [
-        "ray", "start", "--block", "--disable-usage-stats", f"--num-cpus={lab.cpus}",
-        f"--address={lab.hosts['head'].address}:{RAY_PORT}", f"--node-ip-address={host.address}",
-        "--object-store-memory=100000000",
-    ])
-    # fmt: on
-
-
-def _start_mlflow(lab: Lab) -> None:
-    host, folder = lab.hosts["mlflow"], lab.folder / "hosts" / "mlflow"
-    programs, user = database_programs(), database_user()
-    data, sockets, password = folder / "database", folder / "sockets", lab.secret("database")
-    as_user = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
-    if not data.exists():
-        for path in (data, sockets):
-            path.mkdir(mode=0o700)
-            shutil.chown(path, user)
-        handed = folder / "password"
-        handed.touch(mode=0o600)
-        handed.write_text(password)
-        shutil.chown(handed, user)
-        # fmt: off
-        made = subprocess.run(
-            [*as_user, str(programs / "initdb"), "-D", str(data), "-U", "mlflow", "--auth=scram-sha-256",
-             f"--pwfile={handed}", "--no-sync", "-E", "UTF8"],
-            capture_output=True, text=True,
-        )
-        # fmt: on
-        handed.unlink()
-        if made.returncode != 0:
-            raise RuntimeError(f"initdb: {made.stderr.strip()}")
-    # fmt: off
-    _service(lab, host, [
-        *as_user, str(programs / "postgres"), "-D", str(data), "-k", str(sockets), "-h", "127.0.0.1",
-        "-p", str(DATABASE_PORT), "-c", "fsync=off",
-    ], name="postgres")
-    # fmt: on
-    database = f"postgresql+psycopg2://mlflow:{password}@127.0.0.1:{DATABASE_PORT}/postgres"
-    settings = folder / "auth.ini"
-    settings.touch(mode=0o600)
-    settings.write_text(
-        f"[mlflow]\ndefault_permission = NO_PERMISSIONS\ndatabase_uri = {database}\nadmin_username = {ADMIN}\n"
-        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
-        # Each request would otherwise hash the password anew, which takes longer than the request.
-        "auth_cache_ttl_seconds = 300\n"
-    )
-    own = {
-        "MLFLOW_AUTH_CONFIG_PATH": str(settings),
-        "MLFLOW_AUTH_ADMIN_PASSWORD": lab.secret("mlflow"),
-        "MLFLOW_FLASK_SERVER_SECRET_KEY": lab.secret("sessions"),
-        "MLFLOW_BACKEND_STORE_URI": database,
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    }
-    # fmt: off
-    _service(lab, host, [
-        "mlflow", "server", "--app-name", "basic-auth", "--host", host.address, "--port", str(MLFLOW_PORT),
-        "--allowed-hosts", f"{host.address}:{MLFLOW_PORT}", "--workers", "1", "--artifacts-destination", str(lab.folder / "artifacts"),
-    ], own)
-    # fmt: on
-
-
-def _service(
-    lab: Lab, host: Host, command: Sequence[str], more: Mapping[str, str] | None = None, *, name: str | None = None
-) -> None:
-    """Starts a service on a host, apart from this process, and starts it again whenever it ends."""
-    restarted = ["sh", "-c", 'while :; do "$@"; sleep 1; done', "sh", *command]
-    environment = {**lab.environment(), **(more or {})}
-    # The services themselves are asked by address; this is for those who submit.
-    environment.pop("RAY_ADDRESS")
-    with _log(lab, name or host.name).open("ab") as log:
-        subprocess.Popen(
-            lab.command(host, restarted),
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, cwd="/", start_new_session=True,
-        )  # fmt: skip
-
-
-def _log(lab: Lab, name: str) -> Path:
-    return lab.folder / "hosts" / f"{name}.log"
-
-
-def _wait(ready: Callable[[], bool], complaint: str) -> None:
-    deadline = time.monotonic() + _READY_SECONDS
-    while not ready():
-        if time.monotonic() > deadline:
-            raise TimeoutError(complaint)
-        time.sleep(_POLL_SECONDS)
-
-
-def database_programs() -> Path:
-    """Returns the folder of PostgreSQL's server programs, the newest where there are several.
-
-    Raises:
-        InputError: PostgreSQL is not installed.
-    """
-    found = shutil.which("postgres")
-    if found is not None:
-        return Path(found).resolve().parent
-    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
-    if not folders:
-        raise InputError("PostgreSQL's server is not installed; on Debian and Ubuntu: apt-get install postgresql")
-    return folders[-1]
-
-
-def database_user() -> str:
-    """Returns the user that PostgreSQL runs as, which refuses to run as root."""
-    users = {entry.pw_name for entry in pwd.getpwall()}
-    return "postgres" if "postgres" in users else "nobody"
+def alive_workers(lab: Lab) -> list[str]:
+    """Returns the addresses of the workers that Ray holds for alive."""
+    got = fetch(lab, f"{lab.dashboard}/api/v0/nodes?limit=1000")
+    nodes = json.loads(got.body)["data"]["result"]["result"] if got.status == 200 else []
+    return [node["node_ip"] for node in nodes if node["state"] == "ALIVE" and not node["is_head_node"]]

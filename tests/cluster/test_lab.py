@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from cluster.local import lab as labs
-from cluster.local import network
+from cluster.local import lifecycle, network
 from cluster.local.lab import Lab
 from tensorrl.errors import InputError
 
@@ -33,12 +33,12 @@ PATIENCE = 900.0
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     made = Lab("lab-test", Path("/var/tmp/tensorrl-lab-test"), workers=3)
-    labs.remove(made)  # what a test run that was killed left behind
+    lifecycle.remove(made)  # what a test run that was killed left behind
     try:
-        labs.create(made)
+        lifecycle.create(made)
         yield made
     finally:
-        labs.remove(made)
+        lifecycle.remove(made)
     assert network.namespaces(made.name) == []
     assert not made.folder.exists()
 
@@ -67,7 +67,7 @@ def test_from_outside_the_hosts_nothing_answers(lab: Lab) -> None:
     assert {5000, 5432} <= listening["mlflow"]
     for name, ports in listening.items():
         for port in sorted(ports):
-            with pytest.raises(OSError, match="No route to host|unreachable"):
+            with pytest.raises(OSError, match=r"No route to host|unreachable"):
                 socket.create_connection((lab.hosts[name].address, port), timeout=5)
     # The machine's own ports are others': none is held by a process of the laboratory.
     ours = {pid for host in lab.hosts.values() for pid in network.processes(host.namespace)}
@@ -81,7 +81,7 @@ def test_the_database_is_reached_from_the_mlflow_host_only(lab: Lab) -> None:
 
 def test_a_second_laboratory_of_the_name_is_refused(lab: Lab) -> None:
     with pytest.raises(InputError, match="stands already"):
-        labs.create(lab)
+        lifecycle.create(lab)
     with pytest.raises(InputError, match=r"no host 'worker9' \(allowed: head, mlflow, client, worker1"):
         lab.host("worker9")
 
@@ -99,14 +99,14 @@ def test_a_sweep_survives_the_loss_of_hosts_network_record_and_driver(lab: Lab, 
     network.cut(lab.host("worker2"))
     time.sleep(CUT_SECONDS)
     network.heal(lab.host("worker2"))
-    labs.start(lab, "mlflow")
+    lifecycle.start(lab, "mlflow")
 
     _wait(lambda: len(_results(lab)) >= 2, "two trials finished")
     assert len(_results(lab)) < CELLS, "the sweep was over before its driver was stopped: longer trials are needed"
     assert "stopped" in _said(lab, "client", ["ray", "job", "stop", job])
     stopped_at = len(_results(lab))
 
-    labs.wait_ready(lab, "mlflow")
+    lifecycle.wait_ready(lab, "mlflow")
     again = _submit(lab)
     assert again != job
     _wait(lambda: _job_status(lab, again) in ("SUCCEEDED", "FAILED", "STOPPED"), "the second job to end")
@@ -230,4 +230,3 @@ def _wait(happened: Callable[[], bool], what: str) -> None:
     while not happened():
         assert time.monotonic() < deadline, f"waited {PATIENCE:.0f} s in vain for {what}"
         time.sleep(0.5)
-

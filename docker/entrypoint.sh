@@ -37,7 +37,7 @@ case "${1:-}" in
         need_token
         here=$(address)
         exec ray start --head --block --port="${RAY_PORT:-6379}" --node-ip-address="$here" \
-            --dashboard-host="$here" --num-cpus="${RAY_HEAD_CPUS:-0}" --num-gpus=0 \
+            --dashboard-host="$here" --include-dashboard=true --num-cpus="${RAY_HEAD_CPUS:-0}" --num-gpus=0 \
             --metrics-export-port="${RAY_METRICS_PORT:-8080}" --disable-usage-stats "${@:2}"
         ;;
     worker)

@@ -1,4 +1,4 @@
-"""What runs on the hosts: Ray's head and workers, PostgreSQL, and an MLflow server with passwords."""
+"""What runs on the hosts: Ray's head and workers and an MLflow server, as the image starts them, and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -8,32 +8,24 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cluster.local.lab import ADMIN, DASHBOARD_PORT, DATABASE_PORT, MLFLOW_PORT, RAY_PORT, Lab
+from cluster.local.lab import ADMIN, DATABASE_PORT, MLFLOW_PORT, RAY_PORT, Lab
 from cluster.local.network import Host
 from tensorrl.errors import InputError
+
+ENTRYPOINT = Path(__file__).parents[2] / "docker" / "entrypoint.sh"
+"""What a container of the image runs: these hosts are what those of a real cluster are."""
+_SMALL = "--object-store-memory=100000000"
 
 
 def start_head(lab: Lab) -> None:
     """Starts Ray's head, which runs no trial."""
-    host = lab.hosts["head"]
-    # fmt: off
-    _service(lab, host, [
-        "ray", "start", "--head", "--block", "--disable-usage-stats", "--include-dashboard=true", "--num-cpus=0",
-        f"--node-ip-address={host.address}", f"--port={RAY_PORT}",
-        f"--dashboard-host={host.address}", f"--dashboard-port={DASHBOARD_PORT}", "--object-store-memory=100000000",
-    ])
-    # fmt: on
+    _service(lab, lab.hosts["head"], [str(ENTRYPOINT), "head", _SMALL], {"RAY_PORT": str(RAY_PORT)})
 
 
 def start_worker(lab: Lab, host: Host) -> None:
     """Starts a Ray worker, which joins the head."""
-    # fmt: off
-    _service(lab, host, [
-        "ray", "start", "--block", "--disable-usage-stats", f"--num-cpus={lab.cpus}",
-        f"--address={lab.hosts['head'].address}:{RAY_PORT}", f"--node-ip-address={host.address}",
-        "--object-store-memory=100000000",
-    ])
-    # fmt: on
+    head = {"RAY_HEAD": f"{lab.hosts['head'].address}:{RAY_PORT}"}
+    _service(lab, host, [str(ENTRYPOINT), "worker", f"--num-cpus={lab.cpus}", _SMALL], head)
 
 
 def start_mlflow(lab: Lab) -> None:
@@ -67,29 +59,19 @@ def start_mlflow(lab: Lab) -> None:
     ], name="postgres")
     # fmt: on
     database = f"postgresql+psycopg2://mlflow:{password}@127.0.0.1:{DATABASE_PORT}/postgres"
-    settings = folder / "auth.ini"
-    settings.touch(mode=0o600)
-    settings.write_text(
-        f"[mlflow]\ndefault_permission = NO_PERMISSIONS\ndatabase_uri = {database}\nadmin_username = {ADMIN}\n"
-        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
-        # Each request would otherwise hash the password anew, which takes longer than the request.
-        "auth_cache_ttl_seconds = 300\n"
-    )
     own = {
-        "MLFLOW_AUTH_CONFIG_PATH": str(settings),
+        "MLFLOW_BACKEND_STORE_URI": database,
+        "MLFLOW_AUTH_DATABASE_URI": database,
+        "MLFLOW_AUTH_ADMIN_USERNAME": ADMIN,
         "MLFLOW_AUTH_ADMIN_PASSWORD": lab.secret("mlflow"),
         "MLFLOW_FLASK_SERVER_SECRET_KEY": lab.secret("sessions"),
-        "MLFLOW_BACKEND_STORE_URI": database,
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_ARTIFACTS": str(lab.folder / "artifacts"),
+        "MLFLOW_ALLOWED_HOSTS": f"{host.address}:{MLFLOW_PORT}",
+        "MLFLOW_HOST": host.address,
+        "MLFLOW_PORT": str(MLFLOW_PORT),
+        "MLFLOW_WORKERS": "1",
     }
-    # fmt: off
-    _service(lab, host, [
-        "mlflow", "server", "--app-name", "basic-auth", "--host", host.address, "--port", str(MLFLOW_PORT),
-        "--allowed-hosts", f"{host.address}:{MLFLOW_PORT}", "--workers", "1",
-        "--artifacts-destination", str(lab.folder / "artifacts"),
-    ], own)
-    # fmt: on
+    _service(lab, host, [str(ENTRYPOINT), "mlflow"], own)
 
 
 def _service(

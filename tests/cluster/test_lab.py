@@ -136,13 +136,13 @@ def _submit(lab: Lab) -> str:
     """Submits the sweep from the client's host, and returns the job's id."""
     # fmt: off
     said = _said(lab, "client", [
-        "ray", "job", "submit", "--no-wait", "--working-dir", str(HERE), "--",
-        "tensorrl", "sweep", SWEEP.name, "--out", str(lab.storage),
+        sys.executable, "-m", "tensorrl.cli", "submit", str(SWEEP), "--no-follow", "--address", lab.dashboard,
+        "--out", str(lab.storage),
     ])
     # fmt: on
-    found = re.search(r"raysubmit_\w+", said)
+    found = re.search(r"runs as job (\S+)", said)
     assert found is not None, said
-    return found[0]
+    return found[1]
 
 
 def _job_status(lab: Lab, job: str) -> str:

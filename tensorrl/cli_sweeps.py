@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tensorrl.cli_options import Json, print_json
+from tensorrl.errors import InputError
 
 if TYPE_CHECKING:
     from tensorrl.sweeps import CellStatus, SweepStatus
@@ -30,6 +31,7 @@ def register(app: typer.Typer) -> None:
     """Adds the commands."""
     app.command("sweep")(sweep_command)
     app.command("status")(status_command)
+    app.command("submit")(submit_command)
 
 
 def sweep_command(
@@ -79,8 +81,8 @@ def sweep_command(
 
 
 def _check(spec: Any, store: Path, *, only: str | None, address: str | None, as_json: bool) -> None:
-    from tensorrl.sweeps.check import check_sweep
     from tensorrl.show import print_estimate
+    from tensorrl.sweeps.check import check_sweep
 
     found = check_sweep(spec, store, only=only, address=address)
     if as_json:
@@ -89,10 +91,68 @@ def _check(spec: Any, store: Path, *, only: str | None, address: str | None, as_
         print_estimate(found)
 
 
+def submit_command(
+    file: Annotated[Path, typer.Argument(help="A sweep file (YAML).")],
+    address: Annotated[str, typer.Option(help="The cluster's dashboard, http://HOST:8265.")],
+    out: Annotated[str | None, typer.Option("--out", help="The store, as every machine of the cluster has it.")] = None,
+    only: Only = None,
+    max_concurrent: MaxConcurrent = None,
+    check: Annotated[bool, typer.Option(help="Ask the cluster first whether it can run the sweep.")] = True,
+    follow: Annotated[bool, typer.Option(help="Follow the job's log to its end.")] = True,
+) -> None:
+    """Run a sweep on a Ray cluster as a job; storage, MLflow and resources are checked there first."""
+    from tensorrl.show import print_estimate
+    from tensorrl.sweeps import cells, load_sweep, select
+    from tensorrl.sweeps.submit import Cluster, check_cluster, describe_job, start_sweep
+
+    spec = load_sweep(file)
+    select(cells(spec), only)
+    cluster = Cluster(address)
+    if check:
+        print("asking the cluster whether it can run the sweep ...", file=sys.stderr, flush=True)
+        found = check_cluster(cluster, file, out=out)
+        print_estimate(found)
+        print_reach(found)
+        out = str(found["store"])
+        if found["problems"]:
+            raise InputError(
+                f"{found['problems'][0]}"
+                + (f" (and {len(found['problems']) - 1} more)" if len(found["problems"]) > 1 else "")
+                + "; --no-check submits all the same"
+            )
+    running = cluster.running(spec.name, out) if out else None
+    if running:
+        raise InputError(f"job {running} runs {spec.name} in {out} already (allowed: once it has ended or was stopped)")
+    options = ["--only", only] if only else []
+    options += ["--max-concurrent", str(max_concurrent)] if max_concurrent else []
+    job = start_sweep(cluster, file, store=out, options=options)
+    print(describe_job(spec, cluster, job), flush=True)
+    if not follow:
+        return
+    try:
+        status = cluster.follow(job, lambda text: print(text, end="", flush=True))
+    except KeyboardInterrupt:
+        print(f"tensorrl: job {job} goes on without being followed", file=sys.stderr)
+        sys.exit(130)
+    print(f"job {job}: {status}")
+    if status != "SUCCEEDED":
+        sys.exit(1)
+
+
+def print_reach(found: dict[str, Any]) -> None:
+    """Prints what the cluster's machines can reach and what is free."""
+    free = found["free"]
+    print(f"MLflow: {found['mlflow']}; free now: {free.get('CPU', 0):g} cores, {free.get('GPU', 0):g} GPUs")
+    for problem in found["problems"]:
+        print(f"problem: {problem}", file=sys.stderr)
+
+
 def status_command(
     sweep: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A sweep that was run in the store, or its file.")],
     out: Out = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Again and again, until the sweep's driver has ended.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Again and again, until the sweep's driver has ended.")
+    ] = False,
     every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks with --watch.")] = 5.0,
     as_json: Json = False,
 ) -> None:
@@ -123,7 +183,7 @@ def _status_json(status: SweepStatus) -> dict[str, Any]:
         "driver": status.driver,
         "where": status.where,
         "cells": len(status.rows),
-        **{state: status.count(state) for state in ("finished", "running", "failed", "waiting")},  # type: ignore[arg-type]
+        **{state: status.count(state) for state in ("finished", "running", "failed", "waiting")},
         "agent_steps": sum(row.agent_steps for row in status.rows),
         "steps": sum(row.steps for row in status.rows),
         "steps_per_second": status.steps_per_second,

@@ -16,6 +16,7 @@ import torch
 from tensorrl.errors import InputError
 
 _PACKAGES = ("tensorrl", "torch", "numpy", "ale-py", "gymnasium", "ray", "mlflow", "tensorly", "kymatio")
+COMMIT_VARIABLE = "TENSORRL_COMMIT"
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
@@ -78,10 +79,13 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The git commit of this source tree, with "+changes" where it differs from it; None outside a checkout."""
+    """The git commit of this source tree, with "+changes" where it differs from it.
+
+    Outside a checkout it is what the variable `TENSORRL_COMMIT` says, which images and submitted jobs set; else None.
+    """
     root = Path(__file__).parent.parent
     if not (root / ".git").exists():
-        return None
+        return os.environ.get(COMMIT_VARIABLE) or None
     try:
         head = subprocess.run(
             ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10

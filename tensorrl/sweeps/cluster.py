@@ -77,8 +77,8 @@ def check_address(address: str | None) -> None:
     """
     if address and "://" in address:
         raise InputError(
-            f"address {address} of Ray: a sweep's driver runs inside the cluster (allowed: auto, or HOST:PORT of a Ray that "
-            "this machine belongs to; from outside use `tensorrl submit FILE --address http://HOST:8265`)"
+            f"address {address} of Ray: a sweep's driver runs inside the cluster (allowed: auto, or HOST:PORT of a Ray "
+            "that this machine belongs to; from outside use `tensorrl submit FILE --address http://HOST:8265`)"
         )
 
 

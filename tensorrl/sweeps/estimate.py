@@ -89,7 +89,7 @@ def replay_bytes(settings: Settings, steps: int) -> int:
     if settings.torso == "nature":
         return frames * 84 * 84
     if settings.stem == "scattering":
-        side = (84 // 2**settings.stem_j - 5) // 5 + 1
+        side = ((84 >> settings.stem_j) - 5) // 5 + 1
         features = (1 + settings.stem_j * settings.stem_l) * 25 * side**2 * 2
         return frames * (features + _COMPRESSED_FRAME)
     return frames * 75 * 75
@@ -174,21 +174,11 @@ def estimate(spec: SweepSpec, rows: Sequence[CellStatus], there: Sequence[Machin
     device: Device = "cuda" if spec.resources.gpus != 0 and any(machine.gpus for machine in there) else "cpu"
     left = [row for row in rows if row.state != "finished"]
     speeds = {variant: _speed(variant, rows, device) for variant in spec.variants}
-    variants = []
-    for variant in spec.variants:
-        own = [row for row in left if row.variant == variant]
-        speed, source = speeds[variant]
-        seconds = sum((row.steps - row.agent_steps) / speed for row in own) if speed else None
-        if seconds is not None:
-            seconds += len(own) * (_START_SECONDS + _evaluation_seconds(spec, variant))
-        variants.append(
-            {"variant": variant, "cells_left": len(own), "steps_per_second": speed, "seconds": seconds, "source": source}
-        )
+    seconds = {variant: _seconds(spec, variant, left, speeds[variant][0]) for variant in spec.variants}
     fits = {machine.name: trials_at_once(spec, machine, device) for machine in there}
     total = sum(fits.values())
     at_once = min(total, spec.max_concurrent or total, max(1, len(left)))
-    known = [row["seconds"] for row in variants]
-    work = None if None in known else sum(known)
+    work = None if None in seconds.values() else sum(each or 0.0 for each in seconds.values())
     return {
         "name": spec.name,
         "cells": len(rows),
@@ -196,7 +186,16 @@ def estimate(spec: SweepSpec, rows: Sequence[CellStatus], there: Sequence[Machin
         "left": len(left),
         "steps_left": sum(row.steps - row.agent_steps for row in left),
         "device": device,
-        "variants": variants,
+        "variants": [
+            {
+                "variant": variant,
+                "cells_left": sum(row.variant == variant for row in left),
+                "steps_per_second": speed,
+                "seconds": seconds[variant],
+                "source": source,
+            }
+            for variant, (speed, source) in speeds.items()
+        ],
         "trial_hours": None if work is None else work / 3600,
         "at_once": at_once,
         "hours": None if work is None or not at_once else work / at_once / 3600,
@@ -215,6 +214,16 @@ def estimate(spec: SweepSpec, rows: Sequence[CellStatus], there: Sequence[Machin
             for machine in there
         ],
     }
+
+
+def _seconds(spec: SweepSpec, variant: str, left: Sequence[CellStatus], speed: float | None) -> float | None:
+    """Seconds that a variant's unfinished cells take one after the other; None where its speed is not known."""
+    if speed is None:
+        return None
+    own = [row for row in left if row.variant == variant]
+    return sum((row.steps - row.agent_steps) / speed for row in own) + len(own) * (
+        _START_SECONDS + _evaluation_seconds(spec, variant)
+    )
 
 
 def _speed(variant: str, rows: Sequence[CellStatus], device: Device) -> tuple[float | None, str]:

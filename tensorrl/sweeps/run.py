@@ -22,7 +22,6 @@ from tensorrl.sweeps.store import (
     DRIVER_LOCK,
     STATE_FILE,
     STOP_FILE,
-    Entry,
     entries,
     lock_file,
     open_store,
@@ -116,9 +115,7 @@ class _Sweep:
             self._become_driver(held)
             # Once more: while this process waited, the other may have made cells, or been of another file.
             write_sweep(self.store, self.spec, entries(self.store, self.grid))
-            board = Board(
-                entries(self.store, self.chosen), self.store, self.folder / STATE_FILE, self.on_update
-            )
+            board = Board(entries(self.store, self.chosen), self.store, self.folder / STATE_FILE, self.on_update)
             board.driver = "stopped"
             try:
                 self._complete(board, max_concurrent or self.spec.max_concurrent, address)

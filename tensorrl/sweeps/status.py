@@ -138,7 +138,7 @@ def cell_status(
 
 
 def last_report(folder: Path) -> dict[str, Any]:
-    """Returns the last whole line of a cell's `progress.jsonl` without reading the others; empty where there is none."""
+    """Returns the last whole line of a cell's `progress.jsonl`, reading little else; empty where there is none."""
     try:
         with (folder / PROGRESS_FILE).open("rb") as file:
             size = file.seek(0, 2)

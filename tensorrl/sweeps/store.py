@@ -1,16 +1,16 @@
 """A store: one folder of cells, which any number of sweeps share, and what each sweep keeps about itself.
 
-    STORE/
-      .store.json                          its version
-      <game>-<variant>-seed<k>-<key>/      a cell, as `tensorrl train` writes it; <key> is the start of its key
-      .locks/<key>.lock                    held by the process that runs the cell
-      mlflow.db                            MLflow's record, where no server is named
-      .sweeps/<name>/
-        sweep.yaml                         the sweep, every field written out
-        cells.json                         its cells, in order
-        state.json                         what its driver last knew
-        driver.lock                        held by its driver
-        tune/                              Tune's own files
+STORE/
+  .store.json                          its version
+  <game>-<variant>-seed<k>-<key>/      a cell, as `tensorrl train` writes it; <key> is the start of its key
+  .locks/<key>.lock                    held by the process that runs the cell
+  mlflow.db                            MLflow's record, where no server is named
+  .sweeps/<name>/
+    sweep.yaml                         the sweep, every field written out
+    cells.json                         its cells, in order
+    state.json                         what its driver last knew
+    driver.lock                        held by its driver
+    tune/                              Tune's own files
 """
 
 from __future__ import annotations

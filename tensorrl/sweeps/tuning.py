@@ -6,6 +6,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,7 @@ def tune_cells(control: Control, places: Sequence[int]) -> RoundEnd:
     _clean(control.folder / TUNE_FOLDER)
     tasks = {control.board.listed[place].folder: place for place in places}
     watch = _make_watch(control, tasks)
-    try:
+    with suppress(_Leave):
         tune.Tuner(
             tune.with_resources(worker.run_cell, dict(control.resources)),
             param_space={"cell": tune.grid_search([_task(control, place) for place in places])},
@@ -105,8 +106,6 @@ def tune_cells(control: Control, places: Sequence[int]) -> RoundEnd:
                 verbose=0,
             ),
         ).fit()
-    except _Leave:
-        pass
     return _round_end(control, watch.trials, tasks)
 
 

@@ -41,6 +41,8 @@ def run(
     for step in range(done + LINE, spec.steps + 1, LINE):
         time.sleep(_number(out.parent / "pause"))
         if stop():
+            with (out.parent / "left.txt").open("a") as left:
+                left.write(f"{out.name.rpartition('-')[0]}\n")
             raise Interrupted("asked to")
         _misbehave(out, step)
         with progress.open("a") as lines:

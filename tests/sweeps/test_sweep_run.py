@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -8,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -169,34 +171,141 @@ def test_a_sweep_is_whole_without_its_mlflow_and_says_in_one_line_what_is_to_be_
 
 
 @pytest.mark.usefixtures("ray")
-def test_more_cores_than_there_are_is_refused_before_anything_runs(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"cpus: 3 of each trial are more than any machine has \(allowed: 1 to 2\)"):
-        run_sweep(sweep(cpus=3), tmp_path / "tiny")
+@pytest.mark.parametrize(
+    ("resources", "said"),
+    [
+        ({"cpus": 3}, r"cpus: 3 of each trial are more than any machine has \(allowed: 1 to 2\)"),
+        ({"gpus": 0.5}, r"gpus: 0\.5 of each trial, but no machine has a GPU \(allowed: 0, or auto\)"),
+        ({"memory": "9TiB"}, r"memory: 9216\.00 GiB of each trial are more than any machine has to give"),
+    ],
+)
+def test_more_than_there_is_is_refused_before_anything_runs(
+    tmp_path: Path, resources: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        run_sweep(sweep(resources=resources), tmp_path / "tiny")
     assert not begun(tmp_path / "tiny")
 
 
 def test_a_folder_of_another_trial_is_refused_before_anything_runs(tmp_path: Path) -> None:
-    folder = tmp_path / "tiny" / "pong-denoised-seed0"
+    folder = tmp_path / "tiny" / cells(sweep())[1].folder
     folder.mkdir(parents=True)
     (folder / "trial.json").write_text('{"key": "of another"}')
-    with pytest.raises(InputError, match="pong-denoised-seed0: holds another trial"):
+    with pytest.raises(InputError, match=r"pong-denoised-seed0-[0-9a-f]{8}: holds another trial"):
         run_sweep(sweep(), tmp_path / "tiny")
-    assert [path.name for path in (tmp_path / "tiny").iterdir()] == ["pong-denoised-seed0"]
+    assert not begun(tmp_path / "tiny")
 
 
-def test_a_second_driver_of_the_same_folder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "tiny" / ".tune").mkdir(parents=True)
-    with (
-        file_lock(tmp_path / "tiny" / ".tune" / "driver.lock"),
-        pytest.raises(InputError, match="another process runs a sweep in this folder"),
-    ):
-        run_sweep(sweep(), tmp_path / "tiny")
+def test_a_store_of_another_version_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / ".store.json").write_text('{"version": 2}')
+    with pytest.raises(InputError, match=r"is a store of version 2 \(allowed: 1; choose another with --out\)"):
+        run_sweep(sweep(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".store.json"]
 
 
-def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written to: Not a directory"):
         run_sweep(sweep(), tmp_path / "file" / "tiny")
+
+
+@pytest.mark.parametrize("address", ["ray://somewhere:10001", "http://somewhere:8265"])
+def test_an_address_that_a_driver_cannot_use_is_refused_with_what_to_use(tmp_path: Path, address: str) -> None:
+    with pytest.raises(InputError, match=f"{address} of Ray: .* tensorrl submit"):
+        run_sweep(sweep(), tmp_path / "tiny", address=address)
+    assert not (tmp_path / "tiny").exists()
+
+
+def finish(out: Path, spec: SweepSpec, folder: str | None = None) -> None:
+    """Finishes the cells of a sweep in this process."""
+    import small_trials
+
+    for cell in cells(spec):
+        small_trials.run(cell.on("cpu").trial, out / (folder or cell.folder), resume=True)
+
+
+def test_a_second_driver_waits_for_the_first_and_goes_on_when_it_ends(tmp_path: Path) -> None:
+    out, said, seen = tmp_path / "tiny", [], []
+    finish(out, sweep())
+    folder = sweep_folder(out, "tiny")
+    folder.mkdir(parents=True)
+    with ExitStack() as first:
+        first.enter_context(file_lock(folder / "driver.lock"))
+
+        def update(rows: list[CellStatus]) -> None:
+            seen.append(rows)
+            first.close()
+
+        rows = run_sweep(sweep(), out, on_update=update, say=said.append)
+    assert [row.state for row in rows] == ["finished", "finished"]
+    assert len(seen) >= 2
+    (line,) = said
+    assert "is run by another process" in line
+
+
+@pytest.mark.usefixtures("ray")
+@pytest.mark.parametrize("ends", ["finished", "dead"])
+def test_a_cell_that_another_driver_runs_is_waited_for_and_taken_over_if_that_one_dies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    import small_trials
+
+    out = tmp_path / "tiny"
+    theirs = cells(sweep())[0].on("cpu")
+    lock = lock_file(out, theirs.key)
+    lock.parent.mkdir(parents=True)
+    with ExitStack() as other:
+        other.enter_context(file_lock(lock))
+
+        def update(rows: list[CellStatus]) -> None:
+            # Ours is done, theirs was found busy.
+            if rows[1].state == "finished" and rows[0].state == "waiting" and not (out / "over").exists():
+                (out / "over").touch()
+                if ends == "finished":
+                    small_trials.run(theirs.trial, out / theirs.folder, resume=True)
+                other.close()
+
+        rows = run_sweep(sweep(), out, on_update=update)
+    assert [row.state for row in rows] == ["finished", "finished"]
+    ran = {name: int(process) for name, process, *_ in begun(out)}
+    assert len(begun(out)) == 2
+    assert (ran["pong-rainbow-seed0"] == os.getpid()) is (ends == "finished")
+    assert ran["pong-denoised-seed0"] != os.getpid()
+
+
+def test_a_cell_that_another_sweep_made_under_another_name_is_not_run_again(tmp_path: Path) -> None:
+    out = tmp_path / "store"
+    finish(out, sweep(name="first", variants=["denoised"]))
+    rows = run_sweep(sweep(name="second", variants=["rainbow"], settings={"noisy": False}), out)
+    assert [(row.variant, row.state) for row in rows] == [("rainbow", "finished")]
+    assert rows[0].folder.name.startswith("pong-denoised-seed0-")
+    assert len(begun(out)) == 1
+    listed = json.loads((sweep_folder(out, "second") / "cells.json").read_text())["cells"]
+    assert [(cell["variant"], cell["folder"]) for cell in listed] == [("rainbow", rows[0].folder.name)]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray")
+def test_only_the_cells_asked_for_are_run(tmp_path: Path) -> None:
+    out = tmp_path / "tiny"
+    rows = run_sweep(sweep(seeds=2), out, only="pong-denoised-*")
+    assert [cell_name(row) for row in rows] == ["pong-denoised-seed0", "pong-denoised-seed1"]
+    assert {name for name, *_ in begun(out)} == {"pong-denoised-seed0", "pong-denoised-seed1"}
+    assert [row.state for row in sweep_status(out, "tiny").rows] == ["waiting", "finished"] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray")
+def test_no_space_left_is_one_line_and_no_reason_to_try_again(tmp_path: Path) -> None:
+    out = tmp_path / "tiny"
+    out.mkdir()
+    (out / "full-pong-denoised-seed0").write_text("300\n")
+    with pytest.raises(InputError, match=r"tiny: no space left on the device; what is finished is kept"):
+        run_sweep(sweep(), out, max_concurrent=1)
+    assert [row.state for row in sweep_status(out, "tiny").rows] == ["finished", "waiting"]
+    assert sweep_status(out, "tiny").driver == "stopped"
+    assert len(begun(out)) == 2
+    assert [row.state for row in run_sweep(sweep(), out)] == ["finished", "finished"]
 
 
 def test_what_an_error_says_last_is_kept_without_colours() -> None:
@@ -211,7 +320,10 @@ worker.TRIAL_FUNCTION = "small_trials:run"
 spec = SweepSpec.model_validate(
     {"name": "tiny", "games": ["pong"], "variants": ["rainbow", "denoised"], "seeds": 2, "steps": 2000}
 )
-rows = run_sweep(spec, Path(sys.argv[1]))
+try:
+    rows = run_sweep(spec, Path(sys.argv[1]), say=lambda line: print(line, file=sys.stderr))
+except KeyboardInterrupt:
+    sys.exit(130)
 sys.exit([row.state for row in rows] != ["finished"] * 4)
 """
 
@@ -242,7 +354,7 @@ def wait_for(condition: Any, seconds: float = 120.0) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_sweep_that_was_killed_or_interrupted_is_completed_by_the_same_command_quietly(
     tmp_path: Path, how: signal.Signals, drive: Callable[..., subprocess.Popen[str]]
 ) -> None:
@@ -255,10 +367,10 @@ def test_a_sweep_that_was_killed_or_interrupted_is_completed_by_the_same_command
         wait_for(lambda: len(begun(out)) >= count)  # noqa: B023
         time.sleep(0.7)
         first.send_signal(how)
-        assert first.wait(60) != 0
+        assert first.wait(120) == (-how if how == signal.SIGKILL else 130)
     (out / "pause").write_text("0")
     last = drive(out)
-    assert last.communicate(timeout=400) == ("", "")
+    assert last.communicate(timeout=600) == ("", "")
     assert last.returncode == 0
     assert not (out.parent / "ray_results").exists()
     client = connect(f"sqlite:///{out / 'mlflow.db'}")
@@ -270,13 +382,29 @@ def test_a_sweep_that_was_killed_or_interrupted_is_completed_by_the_same_command
         assert sorted(metric.step for metric in history) == list(range(100, 2001, 100))
 
 
+@pytest.mark.slow
+def test_an_interrupted_sweep_lets_its_trials_leave_in_order_and_says_so(
+    tmp_path: Path, drive: Callable[..., subprocess.Popen[str]]
+) -> None:
+    out = tmp_path / "tiny"
+    out.mkdir()
+    (out / "pause").write_text("0.3")
+    driver = drive(out)
+    wait_for(lambda: len(begun(out)) >= 2)
+    driver.send_signal(signal.SIGTERM)
+    _, said = driver.communicate(timeout=120)
+    assert driver.returncode == 130
+    assert "running trials checkpoint; once more to leave at once" in said
+    ran, left = {name for name, *_ in begun(out)}, set((out / "left.txt").read_text().split())
+    assert ran <= left
+    assert sweep_status(out, "tiny").driver == "stopped"
+    assert {run.info.status for run in runs_in(out)} == {"KILLED"}
+
+
 def test_a_result_that_never_reached_mlflow_is_sent_when_the_sweep_is_run_again(tmp_path: Path) -> None:
     """A trial killed between its result and the end of its record: it is finished, and so not run again."""
-    import small_trials
-
     out = tmp_path / "tiny"
-    for cell in cells(sweep()):
-        small_trials.run(cell, out / f"pong-{cell.variant}-seed0", resume=True)
+    finish(out, sweep())
     rows = run_sweep(sweep(), out)
     assert [row.state for row in rows] == ["finished", "finished"]
     assert len(begun(out)) == 2

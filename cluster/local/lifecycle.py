@@ -13,7 +13,7 @@ from cluster.local import network, services
 from cluster.local.lab import Lab, alive_workers, answers
 from tensorrl.errors import InputError
 
-_READY_SECONDS = 180.0
+_READY_SECONDS = 600.0
 _POLL_SECONDS = 0.5
 
 
@@ -84,7 +84,7 @@ def wait_ready(lab: Lab, name: str) -> None:
     """Waits until the services of `head` or `mlflow` answer.
 
     Raises:
-        TimeoutError: they did not in three minutes.
+        TimeoutError: they did not in ten minutes.
     """
     url = {"head": f"{lab.dashboard}/api/version", "mlflow": f"{lab.mlflow}/health"}[name]
     _wait(lambda: answers(lab, url), f"{name}: {url} does not answer, see {lab.log(name)}")
@@ -94,7 +94,7 @@ def wait_for_workers(lab: Lab, count: int) -> None:
     """Waits until Ray counts `count` hosts of workers alive.
 
     Raises:
-        TimeoutError: it did not in three minutes.
+        TimeoutError: it did not in ten minutes.
     """
     _wait(lambda: len(alive_workers(lab)) == count, f"Ray does not count {count} workers, see {lab.folder / 'hosts'}")
 

@@ -192,13 +192,15 @@ class Cost:
 
 
 def gcs_calls(text: str) -> int:
-    """Returns the requests that a GCS was sent, from the last table of its log (`gcs_server.out`).
+    """Returns the requests that a GCS was sent, by its own count.
 
     Args:
-        text: the log, with a table of events every so often.
+        text: its log (`gcs_server.out`), where each of its event loops prints its counts so far, every so often.
     """
-    table = text.rpartition("Event stats:")[2]
-    return sum(int(count) for count in re.findall(r"grpc_server\.\w+(?:\.\w+)? - (\d+) total", table))
+    counts: dict[str, int] = {}
+    for method, count in re.findall(r"^\s*(\w+\.grpc_server\.\w+) - (\d+) total", text, re.MULTILINE):
+        counts[method] = max(counts.get(method, 0), int(count))
+    return sum(counts.values())
 
 
 class _Meter:

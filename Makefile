@@ -20,8 +20,8 @@ INSTALLED_BENCH := $(VENV)/.installed-bench
 PIP_INSTALL := $(PIP) install --quiet --no-compile --constraint constraints.txt --editable
 COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib >/dev/null 2>&1 || true
 
-.PHONY: help install debug test test-fast test-slow test-gpu smoke lint types format \
-	bench bench-throughput bench-trl bench-kfac bench-scattering bench-gpu clean
+.PHONY: help install debug test test-fast test-slow test-gpu test-cluster smoke lint types format \
+	bench bench-throughput bench-trl bench-kfac bench-scattering bench-gpu bench-scaling clean
 
 help: ## lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 22
@@ -38,13 +38,13 @@ $(BIN)/python:
 
 $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing the pinned packages into $(VENV): a minute or two on a fast network ..."
-	@$(PIP_INSTALL) '.[dev]'
+	@$(PIP_INSTALL) '.[dev,server]'
 	@$(COMPILE)
 	@touch $@
 
 $(INSTALLED_BENCH): $(INSTALLED)
 	@echo "Adding the peers that the benchmarks run beside TensorRL ..."
-	@$(PIP_INSTALL) '.[dev,bench]'
+	@$(PIP_INSTALL) '.[dev,bench,server]'
 	@$(COMPILE)
 	@touch $@
 
@@ -66,6 +66,9 @@ test-slow: install ## runs the tests that take minutes or kill processes
 
 test-gpu: install ## runs the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
+
+test-cluster: install ## runs a sweep on several hosts of this machine that fail (root, PostgreSQL; a few minutes)
+	timeout --signal=INT --kill-after=120 2400 $(BIN)/python -m pytest -m cluster tests/cluster
 
 smoke: install ## runs a real trial past its warm-up, by the command line, in a temporary folder
 	@out=$$(mktemp -d) && trap 'rm -rf "$$out"' EXIT && \
@@ -105,6 +108,9 @@ bench-scattering: $(INSTALLED_BENCH) ## the scattering stem beside Kymatio
 
 bench-gpu: $(INSTALLED_BENCH) ## on a machine with a GPU: its tests, trials side by side, a whole trial
 	PATH="$(abspath $(BIN)):$$PATH" benchmarks/gpu.sh
+
+bench-scaling: install ## what a cell costs driver, Ray and MLflow: 1,000 cells that do nothing (half an hour)
+	$(BIN)/python -m benchmarks.scaling --json runs/benchmarks/scaling.json
 
 clean: ## removes caches and build outputs; .venv and runs stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tensorrl.sweeps.metrics import SweepGauges
 from tensorrl.sweeps.status import HEARTBEAT, CellStatus, DriverState, State, cell_status
 from tensorrl.sweeps.store import Entry, write_text
 
@@ -38,6 +39,8 @@ class Board:
         self.failures = [0] * len(listed)
         self.errors: list[tuple[str, ...]] = [()] * len(listed)
         self.driver: DriverState = "running"
+        # Set while Ray is connected.
+        self.gauges: SweepGauges | None = None
         # Folders of the others need not be read again and again: a large sweep has hundreds.
         self._begun = [False] * len(listed)
         self._on_update = on_update
@@ -92,6 +95,8 @@ class Board:
         self._shown = now
         rows = self.rows()
         self._save(rows, now, at_once=at_once)
+        if self.gauges is not None:
+            self.gauges.show(rows)
         if self._on_update is None:
             return
         try:

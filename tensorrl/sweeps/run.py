@@ -13,6 +13,7 @@ from tensorrl.errors import InputError
 from tensorrl.sweeps.board import Board, OnUpdate
 from tensorrl.sweeps.cluster import check_address, ray_session
 from tensorrl.sweeps.grid import Cell, cells, select
+from tensorrl.sweeps.metrics import SweepGauges
 from tensorrl.sweeps.resources import trial_resources
 from tensorrl.sweeps.signals import StopFlag, StopRequest, stop_signals
 from tensorrl.sweeps.space import is_full
@@ -150,6 +151,7 @@ class _Sweep:
                 resources, device = trial_resources(self.spec)
                 _prepare(self.uri)
                 board.driver = "running"
+                board.gauges = SweepGauges(self.spec.name)
                 board.show(at_once=True)
                 flag = StopFlag(self.folder / STOP_FILE)
                 flag.lower()
@@ -166,7 +168,11 @@ class _Sweep:
                     max_concurrent=max_concurrent,
                     say=self.say,
                 )
-                self._rounds(board, control)
+                try:
+                    self._rounds(board, control)
+                finally:
+                    board.show(at_once=True)
+                    board.gauges = None
         self._sync(board)
 
     def _rounds(self, board: Board, control: Control) -> None:

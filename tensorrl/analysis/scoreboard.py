@@ -38,7 +38,7 @@ PAPER = Protocol(
     "score",
     "mean of nine full games, three each after 80, 90 and 100 % of the agent steps",
 )
-FINAL = Protocol("final", "100 games at the end", "final_score", "mean of 100 full games after the last agent step")
+FINAL = Protocol("final", "games at the end", "final_score", "mean of 100 full games after the last agent step")
 PROTOCOLS = (PAPER, FINAL)
 
 

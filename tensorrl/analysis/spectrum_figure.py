@@ -99,7 +99,9 @@ def draw(runs: Sequence[RunSpectra], path: Path, unfolding: str = MATRIX) -> Non
     games = ", ".join(sorted({run.game for run in runs}))
     layer = "value stream's hidden layer" + ("" if unfolding == MATRIX else f", unfolding {unfolding}")
     figure.suptitle(f"Singular values of the {layer} during training ({games})", fontsize=11)
-    figure.supxlabel("singular value σ of W  (σ² are the eigenvalues of W Wᵀ)", fontsize=10)
+    for axes in grid[-1]:
+        # Not a label of the whole figure: the legend would lie over it.
+        axes.set_xlabel("singular value σ of W  (σ² are the eigenvalues of W Wᵀ)", fontsize=9)
     figure.supylabel("agent steps", fontsize=10)
     legend = [
         Patch(color="0.6", label="values a bin and run, to one scale in each panel"),

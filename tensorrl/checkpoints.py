@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 import shutil
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -178,10 +177,9 @@ def _save_frames(training: Training, folder: Path) -> list[Path]:
             covered = last
     if covered < end:
         if training.sources is not None:
-            data = b"".join(zlib.decompress(frame) for frame in training.sources[covered:end])
+            data = training.source_frames(covered, end)
         else:
-            slots = torch.arange(covered, end, device=replay.device) % replay.capacity
-            data = replay.frames.index_select(0, slots).cpu().numpy().tobytes()
+            data = replay.read_frames(covered, end).cpu().numpy().tobytes()
         path = folder / f"{covered:010d}-{end:010d}.zst"
         draft = path.with_suffix(".draft")
         draft.write_bytes(zstandard.ZstdCompressor(level=_LEVEL).compress(data))
@@ -206,8 +204,7 @@ def _load_frames(training: Training, folder: Path) -> None:
                 # Frames are counted from the trial's first, also where a ring has forgotten it.
                 training.sources[:] = [b""] * first
             frames = training.encode_again(data)[covered - first :]
-        kept = torch.arange(covered, last)
-        replay.frames[(kept % replay.capacity).to(replay.device)] = frames.to(replay.device)
+        replay.restore_frames(covered, frames)
         covered = last
 
 

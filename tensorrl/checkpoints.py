@@ -89,17 +89,8 @@ def save(training: Training, folder: Path, extra: dict[str, Any] | None = None, 
     name = f"{training.steps:08d}"
     draft = folder / f".{name}.draft"
     shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
-    tensors: dict[str, Tensor] = {}
-    plain = pack({"training": training.get_state(), "extra": extra or {}}, tensors)
-    safetensors.torch.save_file(tensors, draft / "state.safetensors")
-    (draft / "state.json").write_text(json.dumps(plain))
-    needed = {"state.json": draft / "state.json", "state.safetensors": draft / "state.safetensors"}
-    needed |= {f"../frames/{path.name}": path for path in segments}
-    manifest = {relative: _sha256(path) for relative, path in needed.items()}
-    (draft / "manifest.json").write_text(json.dumps(manifest, indent=1))
-    for path in draft.iterdir():
-        _sync(path)
+    state = {"training": training.get_state(), "extra": extra or {}}
+    _write_state(state, draft, {f"../frames/{path.name}": path for path in segments})
     final = folder / name
     shutil.rmtree(final, ignore_errors=True)
     draft.rename(final)
@@ -155,6 +146,38 @@ def put_back(training: Training, checkpoint: Path, state: dict[str, Any]) -> dic
     _load_frames(training, checkpoint.parent / "frames")
     extra: dict[str, Any] = state["extra"]
     return extra
+
+
+def export_network(checkpoint: Path, out: Path) -> None:
+    """Writes what playing needs of a checkpoint, its network and "extra", as a checkpoint of its own.
+
+    `read` reads it; no training can go on from it.
+
+    Args:
+        checkpoint: a whole one.
+        out: folder of the other, which must not exist.
+
+    Raises:
+        DamagedCheckpoint: see `read`.
+    """
+    state = read(checkpoint)
+    training = state["training"]
+    kept = {"training": {"steps": training["steps"], "agent": {"network": training["agent"]["network"]}}}
+    _write_state({**kept, "extra": state["extra"]}, out, {})
+
+
+def _write_state(state: dict[str, Any], folder: Path, frames: dict[str, Path]) -> None:
+    """Writes a state and the manifest that names it and the frames it needs."""
+    folder.mkdir()
+    tensors: dict[str, Tensor] = {}
+    plain = pack(state, tensors)
+    safetensors.torch.save_file(tensors, folder / "state.safetensors")
+    (folder / "state.json").write_text(json.dumps(plain))
+    needed = {name: folder / name for name in ("state.json", "state.safetensors")} | frames
+    manifest = {relative: _sha256(path) for relative, path in needed.items()}
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    for path in folder.iterdir():
+        _sync(path)
 
 
 def _segments(frames: Path) -> list[tuple[int, int, Path]]:

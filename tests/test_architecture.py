@@ -31,13 +31,15 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"playback"}),
     frozenset({"decompose"}),
     frozenset({"rllib"}),
-    frozenset({"tracking"}),
     frozenset({"analysis"}),
+    frozenset({"tracking"}),
     frozenset({"description"}),
     frozenset({"trial"}),
     frozenset({"sweeps"}),
     frozenset({"tables"}),
     frozenset({"show"}),
+    frozenset({"cli_options"}),
+    frozenset({"cli_reports", "cli_sweeps"}),
     frozenset({"cli", "__main__"}),
 )
 HEIGHT = {room: height for height, level in enumerate(LEVELS) for room in level}

@@ -60,7 +60,7 @@ BANNED = {
 ONLY = {"learning": frozenset({"torch", "numpy"})}
 
 # Rooms that the command line loads before it knows what is asked: starting them must not load what takes seconds.
-LIGHT = ("errors", "games", "cli")
+LIGHT = ("errors", "games", "cli_sweeps", "cli")
 HEAVY = ("torch", "ray", "mlflow", "gymnasium", "ale_py", "pandas", "scipy", "matplotlib", "tensorly", "kymatio")
 
 

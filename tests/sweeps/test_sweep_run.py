@@ -211,7 +211,7 @@ def test_a_store_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("address", ["ray://somewhere:10001", "http://somewhere:8265"])
 def test_an_address_that_a_driver_cannot_use_is_refused_with_what_to_use(tmp_path: Path, address: str) -> None:
-    with pytest.raises(InputError, match=f"{address} of Ray: .* tensorrl submit"):
+    with pytest.raises(InputError, match=f"{address} of Ray: .*tensorrl submit"):
         run_sweep(sweep(), tmp_path / "tiny", address=address)
     assert not (tmp_path / "tiny").exists()
 

@@ -22,6 +22,8 @@ from tensorrl.sweeps.tuning import last_lines
 from tensorrl.tracking import prepare_store, sync_directory
 from tensorrl.tracking.store import connect, file_lock
 
+# A sweep has a run of its own beside its cells'.
+CELLS = "tags.`tensorrl.key` LIKE '%'"
 HERE = Path(__file__).parent
 
 
@@ -50,7 +52,7 @@ def ray() -> Iterator[None]:
 
 def runs_in(out: Path) -> list[Any]:
     client = connect(f"sqlite:///{out / 'mlflow.db'}")
-    return list(client.search_runs([client.get_experiment_by_name("tiny").experiment_id]))
+    return list(client.search_runs([client.get_experiment_by_name("tiny").experiment_id], CELLS))
 
 
 def cell_name(row: CellStatus) -> str:

@@ -68,7 +68,7 @@ test-gpu: install ## runs the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
 test-cluster: install ## runs a sweep on several hosts of this machine that fail (root, PostgreSQL; a few minutes)
-	timeout --signal=INT --kill-after=120 2400 $(BIN)/python -m pytest -m cluster tests/cluster
+	timeout --signal=INT --kill-after=120 3600 $(BIN)/python -m pytest -m cluster tests/cluster
 
 smoke: install ## runs a real trial past its warm-up, by the command line, in a temporary folder
 	@out=$$(mktemp -d) && trap 'rm -rf "$$out"' EXIT && \

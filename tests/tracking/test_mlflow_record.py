@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from servers import free_port, mlflow_server
 from trial_folder import TrialFolder
 
 from tensorrl.tracking import MlflowRecord, record_sweep, sync_directory, tracking_uri_for
@@ -383,38 +384,6 @@ def test_two_processes_killed_and_started_again_leave_one_run_each_with_every_st
     for run in runs:
         assert run.info.status == "FINISHED"
         assert steps_of(uri, run)["loss"] == list(range(1, 401))
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def mlflow_server(port: int, folder: Path) -> Iterator[None]:
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder / 'server.db'}", "--artifacts-destination", str(folder)]
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, cwd=folder
-    )
-    try:
-        import requests
-
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                if requests.get(f"http://127.0.0.1:{port}/health", timeout=1).ok:
-                    break
-            except requests.RequestException:
-                assert time.monotonic() < deadline, "the server did not start"
-                time.sleep(0.2)
-        yield
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ PIP_INSTALL := $(PIP) install --quiet --no-compile --constraint constraints.txt 
 COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib >/dev/null 2>&1 || true
 
 .PHONY: help install debug test test-fast test-slow test-gpu test-cluster smoke lint types format \
-	bench bench-throughput bench-trl bench-kfac bench-scattering bench-gpu bench-scaling clean
+	bench bench-throughput bench-trl bench-kfac bench-scattering bench-gpu bench-overhead bench-scaling clean
 
 help: ## lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 22
@@ -108,6 +108,9 @@ bench-scattering: $(INSTALLED_BENCH) ## the scattering stem beside Kymatio
 
 bench-gpu: $(INSTALLED_BENCH) ## on a machine with a GPU: its tests, trials side by side, a whole trial
 	PATH="$(abspath $(BIN)):$$PATH" benchmarks/gpu.sh
+
+bench-overhead: install ## two trials under Tune with MLflow beside two bare processes, in turn
+	$(BIN)/python -m benchmarks.overhead --json runs/benchmarks/overhead.json
 
 bench-scaling: install ## what a cell costs driver, Ray and MLflow: 1,000 cells that do nothing (half an hour)
 	$(BIN)/python -m benchmarks.scaling --json runs/benchmarks/scaling.json

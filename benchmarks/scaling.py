@@ -60,7 +60,7 @@ def no_op(
             lines.write(json.dumps({"agent_steps": step, "time": time.time(), **report}) + "\n")
     if keeper is not None:
         keeper.poke()
-    result = trial | {"score": -21.0, "human_normalized": 0.0, "parameters_sha256": "0" * 64}
+    result = trial | {"score": -21.0, "final_score": -21.0, "human_normalized": 0.0, "parameters_sha256": "0" * 64}
     (out / "result.json").write_text(json.dumps(result))
     return result
 

@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 import shutil
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -90,17 +89,8 @@ def save(training: Training, folder: Path, extra: dict[str, Any] | None = None, 
     name = f"{training.steps:08d}"
     draft = folder / f".{name}.draft"
     shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
-    tensors: dict[str, Tensor] = {}
-    plain = pack({"training": training.get_state(), "extra": extra or {}}, tensors)
-    safetensors.torch.save_file(tensors, draft / "state.safetensors")
-    (draft / "state.json").write_text(json.dumps(plain))
-    needed = {"state.json": draft / "state.json", "state.safetensors": draft / "state.safetensors"}
-    needed |= {f"../frames/{path.name}": path for path in segments}
-    manifest = {relative: _sha256(path) for relative, path in needed.items()}
-    (draft / "manifest.json").write_text(json.dumps(manifest, indent=1))
-    for path in draft.iterdir():
-        _sync(path)
+    state = {"training": training.get_state(), "extra": extra or {}}
+    _write_state(state, draft, {f"../frames/{path.name}": path for path in segments})
     final = folder / name
     shutil.rmtree(final, ignore_errors=True)
     draft.rename(final)
@@ -158,6 +148,38 @@ def put_back(training: Training, checkpoint: Path, state: dict[str, Any]) -> dic
     return extra
 
 
+def export_network(checkpoint: Path, out: Path) -> None:
+    """Writes what playing needs of a checkpoint, its network and "extra", as a checkpoint of its own.
+
+    `read` reads it; no training can go on from it.
+
+    Args:
+        checkpoint: a whole one.
+        out: folder of the other, which must not exist.
+
+    Raises:
+        DamagedCheckpoint: see `read`.
+    """
+    state = read(checkpoint)
+    training = state["training"]
+    kept = {"training": {"steps": training["steps"], "agent": {"network": training["agent"]["network"]}}}
+    _write_state({**kept, "extra": state["extra"]}, out, {})
+
+
+def _write_state(state: dict[str, Any], folder: Path, frames: dict[str, Path]) -> None:
+    """Writes a state and the manifest that names it and the frames it needs."""
+    folder.mkdir()
+    tensors: dict[str, Tensor] = {}
+    plain = pack(state, tensors)
+    safetensors.torch.save_file(tensors, folder / "state.safetensors")
+    (folder / "state.json").write_text(json.dumps(plain))
+    needed = {name: folder / name for name in ("state.json", "state.safetensors")} | frames
+    manifest = {relative: _sha256(path) for relative, path in needed.items()}
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    for path in folder.iterdir():
+        _sync(path)
+
+
 def _segments(frames: Path) -> list[tuple[int, int, Path]]:
     found = []
     for path in frames.glob("*-*.zst"):
@@ -178,10 +200,9 @@ def _save_frames(training: Training, folder: Path) -> list[Path]:
             covered = last
     if covered < end:
         if training.sources is not None:
-            data = b"".join(zlib.decompress(frame) for frame in training.sources[covered:end])
+            data = training.source_frames(covered, end)
         else:
-            slots = torch.arange(covered, end, device=replay.device) % replay.capacity
-            data = replay.frames.index_select(0, slots).cpu().numpy().tobytes()
+            data = replay.read_frames(covered, end).cpu().numpy().tobytes()
         path = folder / f"{covered:010d}-{end:010d}.zst"
         draft = path.with_suffix(".draft")
         draft.write_bytes(zstandard.ZstdCompressor(level=_LEVEL).compress(data))
@@ -206,8 +227,7 @@ def _load_frames(training: Training, folder: Path) -> None:
                 # Frames are counted from the trial's first, also where a ring has forgotten it.
                 training.sources[:] = [b""] * first
             frames = training.encode_again(data)[covered - first :]
-        kept = torch.arange(covered, last)
-        replay.frames[(kept % replay.capacity).to(replay.device)] = frames.to(replay.device)
+        replay.restore_frames(covered, frames)
         covered = last
 
 

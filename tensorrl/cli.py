@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tensorrl import cli_sweeps
+from tensorrl import cli_reports, cli_sweeps
 from tensorrl.cli_options import Json
 from tensorrl.cli_options import print_json as _print_json
 from tensorrl.errors import InputError
@@ -300,6 +300,7 @@ def scattering_command(
     print(out)
 
 
+cli_reports.register(app)
 cli_sweeps.register(app)
 
 

@@ -23,6 +23,8 @@ from tensorrl.optimizers.adam import FusedAdam
 from tensorrl.optimizers.kfac import KFAC
 from tensorrl.settings import Settings, network_spec
 
+_BLANK: Frame = np.zeros((84, 84), dtype=np.uint8)
+
 
 class Training:
     """Interaction and learning of one trial, step by step.
@@ -44,7 +46,7 @@ class Training:
         self.steps = 0
         self.episodes = 0
         self.sources: list[bytes] | None = [] if agent.network.torso.keeps_frames else None
-        """Every frame written to replay, compressed, where replay keeps features instead."""
+        """Every frame written to replay, compressed, where replay keeps features instead; black for a blank one."""
         self.recent: list[tuple[float, int]] = []
         """Score and length (agent steps) of the games finished since `take_games`."""
 
@@ -74,11 +76,18 @@ class Training:
     def _begin_game(self) -> None:
         frame = self.game.begin_game()
         self.replay.begin_game(self.encode(frame))
+        for _ in range(self.replay.stack - 1):
+            self._keep(_BLANK)
         self._keep(frame)
 
     def _keep(self, frame: Frame) -> None:
         if self.sources is not None:
             self.sources.append(zlib.compress(frame.tobytes(), level=1))
+
+    def source_frames(self, first: int, end: int) -> bytes:
+        """Frames (84·84 bytes each) behind what replay was given from the `first` time to before the `end`-th."""
+        assert self.sources is not None
+        return b"".join(map(zlib.decompress, self.sources[first:end]))
 
     def _update_due(self) -> bool:
         return (
@@ -152,8 +161,10 @@ class Training:
 
 def make_replay(settings: Settings, network: QNetwork, steps: int, device: torch.device) -> Replay:
     """The replay that a trial of `steps` agent steps needs: all of them, or the last `replay_capacity`."""
-    # A game cut off by its frame limit takes a slot more; there cannot be one in fewer than 27,000 steps.
-    capacity = min(settings.replay_capacity, steps) + steps // 27_000 + settings.n_step + 8
+    kept = min(settings.replay_capacity, steps)
+    # A game takes three slots more, and one if it is cut off by its frame limit: room for one in 60 steps. Games are
+    # longer than that by and large; in a trial of shorter ones the oldest transitions are forgotten.
+    capacity = kept + kept // 15 + settings.n_step + 8
     return Replay(
         capacity,
         network.torso.stored_shape,

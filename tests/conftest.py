@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+# What tests of several rooms share (synthetic_store, browser) lies beside this file.
+sys.path.insert(0, str(Path(__file__).parent))
 
 # Read by Torch, BLAS and their children when they load, so that tests which need none of them need not import Torch.
 for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):

@@ -31,13 +31,15 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"playback"}),
     frozenset({"decompose"}),
     frozenset({"rllib"}),
-    frozenset({"tracking"}),
     frozenset({"analysis"}),
+    frozenset({"tracking"}),
     frozenset({"description"}),
     frozenset({"trial"}),
     frozenset({"sweeps"}),
     frozenset({"tables"}),
     frozenset({"show"}),
+    frozenset({"cli_options"}),
+    frozenset({"cli_reports", "cli_sweeps"}),
     frozenset({"cli", "__main__"}),
 )
 HEIGHT = {room: height for height, level in enumerate(LEVELS) for room in level}
@@ -58,7 +60,7 @@ BANNED = {
 ONLY = {"learning": frozenset({"torch", "numpy"})}
 
 # Rooms that the command line loads before it knows what is asked: starting them must not load what takes seconds.
-LIGHT = ("errors", "games", "cli")
+LIGHT = ("errors", "games", "cli_sweeps", "cli")
 HEAVY = ("torch", "ray", "mlflow", "gymnasium", "ale_py", "pandas", "scipy", "matplotlib", "tensorly", "kymatio")
 
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import floor, replay, throughput, worker
+from benchmarks import floor, overhead, replay, throughput, worker
 from benchmarks.arithmetic import (
     BATCH,
     cheapest_products,
@@ -483,3 +483,21 @@ def test_the_gpu_benchmark_measures_trials_side_by_side_on_a_cpu_too(tmp_path: P
     figures = json.loads((tmp_path / "gpu.json").read_text())["figures"]
     assert [row["trials"] for row in figures["at_once"]] == [1, 2]
     assert all(row["steps_per_second"] > 0 for row in figures["at_once"])
+
+
+# What Tune and MLflow cost
+
+
+def test_two_trials_are_timed_only_while_both_learn() -> None:
+    early = [(0.0, 1_000), (10.0, 2_000), (20.0, 3_000), (30.0, 4_000)]
+    late = [(15.0, 1_000), (20.0, 2_000), (25.0, 2_500), (30.0, 3_000)]
+    # Both learn from 1,600 steps on, the later one's first report of it being at 20 s.
+    assert overhead.together([early, late], 1_600) == pytest.approx(1_000 / 10 + 1_000 / 10)
+
+
+def test_trials_that_never_learned_at_once_are_no_figure() -> None:
+    early, late = [(0.0, 2_000), (5.0, 3_000)], [(6.0, 2_000), (9.0, 3_000)]
+    with pytest.raises(overhead.Failed, match="at once"):
+        overhead.together([early, late], 1_600)
+    with pytest.raises(overhead.Failed, match="1 trials ran at once instead of 2"):
+        overhead.together([early], 1_600)

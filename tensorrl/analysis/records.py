@@ -8,12 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tensorrl.errors import InputError, unknown
-
-SWEEPS_FOLDER = ".sweeps"
-CELLS_FILE = "cells.json"
-STATE_FILE = "state.json"
-
 State = Literal["finished", "failed", "unfinished", "missing"]
 
 
@@ -89,31 +83,6 @@ class SweepRecord:
         return [cell for cell in self.cells if cell.label == label]
 
 
-def read_sweep(name: str, store: Path) -> SweepRecord:
-    """Reads a sweep of a store, and every cell's folder.
-
-    Args:
-        name: of the sweep.
-        store: the folder that holds the cells and `.sweeps`.
-
-    Raises:
-        InputError: the store has no such sweep, or its list of cells cannot be read.
-    """
-    folder = store / SWEEPS_FOLDER
-    path = folder / name / CELLS_FILE
-    if not path.is_file():
-        known = sorted(each.parent.name for each in folder.glob(f"*/{CELLS_FILE}"))
-        if not known:
-            raise InputError(f"{store}: holds no sweep (allowed: a folder that `tensorrl sweep --out` wrote to)")
-        raise unknown("sweep", name, known, where=str(store))
-    try:
-        rows = json.loads(path.read_text())
-        state = _read_object(folder / name / STATE_FILE)
-        return read_cells(name, rows["cells"] if isinstance(rows, dict) else rows, store, state)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: cannot be read ({type(error).__name__}: {error})") from None
-
-
 def read_cells(
     name: str, rows: Sequence[Mapping[str, Any]], store: Path, state: Mapping[str, Any] | None = None
 ) -> SweepRecord:
@@ -123,7 +92,7 @@ def read_cells(
         name: of the sweep.
         rows: key, folder (inside the store), game, variant, seed, steps and axes of every cell.
         store: the folder that holds the cells.
-        state: what the sweep's driver last knew (`state.json`), cells by folder.
+        state: what the sweep's driver last knew of its cells (`state.json`), by folder.
     """
     told = (state or {}).get("cells") or {}
     return SweepRecord(name, [_read_cell(row, store, told.get(row["folder"]) or {}) for row in rows])

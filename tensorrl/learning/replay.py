@@ -5,6 +5,7 @@ What is sampled (`SumBlocks`, a distribution over slots) is kept apart from what
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Any, NamedTuple
 
@@ -92,8 +93,11 @@ class Replay:
     (`terminal`) while the game, and with it the stack of frames, goes on. A game cut off by its frame limit is no
     terminal: its last states bootstrap from the frame on which it was cut.
 
+    The frames of a stack lie side by side: a game begins with blank frames for what came before it, so that a stack
+    is a window on the frames and a batch is gathered in long copies, which memory gives faster than many short ones.
+
     Args:
-        capacity: slots; one for each agent step, and one more for each game cut off.
+        capacity: slots; one for each agent step, `stack` for each game's beginning, and one for each game cut off.
         frame_shape: shape of a stored frame.
         frame_dtype: its dtype.
         stack: frames in an observation; those before a game's start are zero.
@@ -120,10 +124,12 @@ class Replay:
         self.capacity, self.stack, self.n_step, self.discount = capacity, stack, n_step, discount
         self.exponent, self.device = exponent, torch.device(device)
         self.frame_shape = frame_shape
-        # One frame more than slots: the last stays zero and stands for what came before a game began.
-        self.frames = _zeros((capacity + 1, *frame_shape), frame_dtype, self.device)
-        self.rows = torch.full((capacity, stack), capacity, dtype=torch.int64, device=device)
-        """(capacity, stack): where the frames of each slot's stack lie, oldest first."""
+        # The frame of a slot lies `stack - 1` rows further down, and the last of them once more before the first.
+        self.frames = _zeros((capacity + stack - 1, *frame_shape), frame_dtype, self.device)
+        size = math.prod(frame_shape)
+        self._windows = self.frames.as_strided((capacity, stack * size), (size, 1))
+        self.blank = torch.zeros(capacity, dtype=torch.bool, device=device)
+        """(capacity,): which slots stand for what came before a game began."""
         self.actions = torch.zeros(capacity, dtype=torch.int64, device=device)
         self.returns = torch.zeros(capacity, dtype=torch.float32, device=device)
         self.discounts = torch.zeros(capacity, dtype=torch.float32, device=device)
@@ -142,8 +148,10 @@ class Replay:
         return (self.writes - 1) % self.capacity
 
     def begin_game(self, frame: Tensor) -> None:
-        """Starts a game with its first stored frame."""
-        self._write_frame(frame, first=True)
+        """Starts a game with its first stored frame, after `stack - 1` blank ones."""
+        for _ in range(self.stack - 1):
+            self._write_frame(None)
+        self._write_frame(frame)
 
     def add(self, action: int, reward: float, frame: Tensor, *, terminal: bool, over: bool) -> None:
         """Adds the transition from the newest frame.
@@ -159,25 +167,47 @@ class Replay:
         self.actions[slot] = action
         self._pending.append((slot, reward))
         if not over or not terminal:
-            self._write_frame(frame, first=False)
+            self._write_frame(frame)
         if terminal or over:
             while self._pending:
                 self._finish_oldest(bootstrap=slot if terminal else self._slot, terminal=terminal)
         elif len(self._pending) == self.n_step:
             self._finish_oldest(bootstrap=self._slot, terminal=False)
 
-    def _write_frame(self, frame: Tensor, *, first: bool) -> None:
-        slot, before = self.writes % self.capacity, self._slot
+    def _write_frame(self, frame: Tensor | None) -> None:
+        slot = self.writes % self.capacity
         if self.writes >= self.capacity:
             # The stacks of the next `stack − 1` slots reach back to the frame that goes now.
             stale = (slot + torch.arange(self.stack, device=self.device)) % self.capacity
             self.count -= int((self.distribution.priorities.view(-1)[stale] > 0).sum())
             self.distribution.set(stale, 0.0)
-        self.frames[slot] = frame
-        self.rows[slot, :-1] = self.capacity if first else self.rows[before, 1:]
-        self.rows[slot, -1] = slot
+        for row in self._places(slot):
+            if frame is None:
+                self.frames[row].zero_()
+            else:
+                self.frames[row] = frame
+        self.blank[slot] = frame is None
         self.newest.fill_(slot)
         self.writes += 1
+
+    def _places(self, slot: int) -> tuple[int, ...]:
+        """Rows of `frames` where a slot's frame lies: the last slots' twice, for windows that span the ring's end."""
+        own = slot + self.stack - 1
+        return (own, slot + self.stack - 1 - self.capacity) if own >= self.capacity else (own,)
+
+    def read_frames(self, first: int, end: int) -> Tensor:
+        """The frames from the `first` written to before the `end`-th, (end − first, *stored frame)."""
+        slots = torch.arange(first, end, device=self.device) % self.capacity
+        return self.frames.index_select(0, slots + self.stack - 1)
+
+    def restore_frames(self, first: int, frames: Tensor) -> None:
+        """Puts back frames (n, *stored frame), the first of which was the `first` written; blank ones stay blank."""
+        slots = torch.arange(first, first + len(frames), device=self.device) % self.capacity
+        frames = frames.to(self.device)
+        frames[self.blank[slots]] = 0
+        self.frames[slots + self.stack - 1] = frames
+        spanning = slots + self.stack - 1 >= self.capacity
+        self.frames[slots[spanning] + self.stack - 1 - self.capacity] = frames[spanning]
 
     def _finish_oldest(self, *, bootstrap: int, terminal: bool) -> None:
         """Makes the oldest pending transition sampleable, with the rewards that are pending as its return."""
@@ -196,8 +226,7 @@ class Replay:
 
     def _gather(self, slots: Tensor) -> Tensor:
         """Stacks (batch, stack, *stored frame) of slots (batch,)."""
-        frames = self.frames.index_select(0, self.rows.index_select(0, slots).view(-1))
-        return frames.view(len(slots), self.stack, *self.frame_shape)
+        return self._windows.index_select(0, slots).view(len(slots), self.stack, *self.frame_shape)
 
     def sample(self, batch: int, beta: float | Tensor, generator: torch.Generator) -> Batch:
         """Samples transitions in proportion to priority, with importance weights (N P)^−β / max.
@@ -238,7 +267,7 @@ class Replay:
         """Everything but the frames, of the slots in use: tensors, and plain values under "plain"."""
         used = min(self.writes, self.capacity)
         return {
-            "rows": self.rows[:used].to(torch.int32),
+            "blank": self.blank[:used].to(torch.uint8),
             "actions": self.actions[:used].to(torch.uint8),
             "returns": self.returns[:used],
             "discounts": self.discounts[:used],
@@ -254,7 +283,7 @@ class Replay:
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Takes what `get_state` gave; the frames are loaded beside it, see `tensorrl.learning.frames`.
+        """Takes what `get_state` gave; the frames are put back after it, by `restore_frames`.
 
         Raises:
             ValueError: the state is that of a replay of another capacity.
@@ -263,7 +292,7 @@ class Replay:
         if plain["capacity"] != self.capacity:
             raise ValueError(f"state of a replay with capacity {plain['capacity']}, not {self.capacity}")
         used = min(plain["writes"], self.capacity)
-        for name in ("rows", "actions", "returns", "discounts", "bootstraps"):
+        for name in ("blank", "actions", "returns", "discounts", "bootstraps"):
             target = getattr(self, name)
             target[:used] = state[name].to(target)
         self.distribution.priorities.view(-1)[:used] = state["priorities"].to(self.device)

@@ -2,6 +2,7 @@
 
 from tensorrl.sweeps.files import load_sweep
 from tensorrl.sweeps.grid import Cell, cells, select
+from tensorrl.sweeps.record import keep_report, sweep_record, write_report
 from tensorrl.sweeps.run import run_sweep
 from tensorrl.sweeps.spec import SweepSpec
 from tensorrl.sweeps.status import CellStatus, SweepStatus, sweep_status
@@ -16,9 +17,12 @@ __all__ = [
     "default_store",
     "entries",
     "find_sweep",
+    "keep_report",
     "load_sweep",
     "run_sweep",
     "select",
     "store_path",
+    "sweep_record",
     "sweep_status",
+    "write_report",
 ]

@@ -32,6 +32,7 @@ from tensorrl.sweeps.store import (
 from tensorrl.sweeps.tuning import Control, tune_cells
 from tensorrl.tracking import prepare_store, sync_missing, tracking_uri_for
 from tensorrl.tracking.mirror import LOCK_FILE
+from tensorrl.tracking.record import one_line
 from tensorrl.tracking.store import LockedError, file_lock
 
 Say = Callable[[str], None]
@@ -220,6 +221,20 @@ class _Sweep:
                 "MLflow lacks a part of %d of %d trials (%s); it stays in %s to be synced",
                 len(missed), len(folders), missed[0].problem, self.store,
             )  # fmt: skip
+        board.show(at_once=True)
+        self._report(reach_mlflow=not missed)
+
+    def _report(self, *, reach_mlflow: bool) -> None:
+        """Leaves the sweep's report in the store and in MLflow. No fault of it takes anything from the sweep."""
+        from tensorrl.sweeps.record import keep_report, sweep_record, write_report
+
+        try:
+            if reach_mlflow:
+                keep_report(self.store, self.spec.name, tracking_uri=self.uri, experiment=self.spec.experiment)
+            else:
+                write_report(sweep_record(self.store, self.spec.name), self.store)
+        except Exception as error:
+            _log.warning("%s: the report is not complete (%s); see `tensorrl report`", self.spec.name, one_line(error))
 
     def _pause(self) -> None:
         deadline = time.monotonic() + _POLL_SECONDS

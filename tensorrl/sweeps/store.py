@@ -11,6 +11,7 @@ STORE/
     state.json                         what its driver last knew
     driver.lock                        held by its driver
     tune/                              Tune's own files
+    report/                            its report
 """
 
 from __future__ import annotations
@@ -26,15 +27,14 @@ from tensorrl.errors import InputError, unknown
 from tensorrl.sweeps.files import load_sweep, sweep_yaml
 from tensorrl.sweeps.grid import KEY_LETTERS, Cell, cells
 from tensorrl.sweeps.spec import SweepSpec
-from tensorrl.tracking.folder import read_json, read_trial
+from tensorrl.tracking.folder import CELLS_FILE, SWEEPS_FOLDER, read_json, read_trial
 
 VERSION = 1
 VERSION_FILE = ".store.json"
-SWEEPS_FOLDER = ".sweeps"
 LOCKS_FOLDER = ".locks"
-CELLS_FILE = "cells.json"
 SWEEP_FILE = "sweep.yaml"
 STATE_FILE = "state.json"
+REPORT_FOLDER = "report"
 DRIVER_LOCK = "driver.lock"
 STOP_FILE = "stop"
 STORE_VARIABLE = "TENSORRL_STORE"

@@ -25,6 +25,8 @@ from tensorrl.tracking.store import LockedError, file_lock
 TRIAL_FUNCTION = "tensorrl.trial:run_trial"
 RECORD_TIMEOUT = 5.0
 """Seconds a trial waits for MLflow at its end. The sweep sends what is then missing when all trials are done."""
+_OUTAGE_TIMEOUT = 0.5
+"""The same where MLflow did not answer before: an outage must not hold the next trial up."""
 _LOCK_PATIENCE = 10.0
 
 Outcome = Literal["done", "busy", "stopped", "refused", "full"]
@@ -99,7 +101,7 @@ def _train(task: CellTask, folder: Path, stop: Callable[[], bool]) -> CellEnd:
     except InputError as error:
         return CellEnd(outcome="refused", reason=str(error))
     finally:
-        record.close(RECORD_TIMEOUT, failed=failed)
+        record.close(RECORD_TIMEOUT if record.problem is None else _OUTAGE_TIMEOUT, failed=failed)
     return CellEnd(outcome="done", reason="")
 
 

@@ -2,12 +2,14 @@
 
 from tensorrl.tracking.record import MlflowRecord
 from tensorrl.tracking.store import prepare_store, tracking_uri_for
+from tensorrl.tracking.sweep_run import record_sweep
 from tensorrl.tracking.sync import SyncOutcome, sync_directory, sync_missing
 
 __all__ = [
     "MlflowRecord",
     "SyncOutcome",
     "prepare_store",
+    "record_sweep",
     "sync_directory",
     "sync_missing",
     "tracking_uri_for",

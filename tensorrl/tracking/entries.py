@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 from tensorrl.tracking.folder import STEP
 
 KEY_TAG = "tensorrl.key"
+ARTIFACTS_TAG = "tensorrl.artifacts"
+"""Says which files a finished run has; present once they are all there."""
 SENTINEL = STEP
 """The metric whose history says which progress lines MLflow already holds: every line has it, at its own step."""
 
@@ -53,6 +55,11 @@ def tags(trial: Mapping[str, Any], *, run_name: str) -> dict[str, str]:
     about = {name: value for name, value in trial.items() if name not in _NO_TAG}
     found |= {f"tensorrl.{name}": _text(value) for name, value in _flat(about, separator=".") if value is not None}
     return {_name(name): value[:_TAG_LENGTH] for name, value in found.items()}
+
+
+def sweep_tag(name: str) -> str:
+    """Returns the tag of every run that is a cell of the sweep `name`; several sweeps may share a cell."""
+    return f"tensorrl.sweep.{name}"
 
 
 def description_points(trial: Mapping[str, Any], *, timestamp: int) -> list[Point]:

@@ -14,6 +14,8 @@ TRIAL_FILE = "trial.json"
 PROGRESS_FILE = "progress.jsonl"
 RESULT_FILE = "result.json"
 STEP = "agent_steps"
+SWEEPS_FOLDER = ".sweeps"
+CELLS_FILE = "cells.json"
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -63,3 +65,16 @@ def modified_ms(path: Path) -> int | None:
         return path.stat().st_mtime_ns // 1_000_000
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def sweeps_with(directory: Path) -> list[str]:
+    """Returns the names of the sweeps beside a trial's folder that list it among their cells, sorted."""
+    trial = read_trial(directory)
+    if trial is None:
+        return []
+    found = []
+    for path in sorted((directory.parent / SWEEPS_FOLDER).glob(f"*/{CELLS_FILE}")):
+        cells = (read_json(path) or {}).get("cells")
+        if any(cell.get("key") == trial["key"] for cell in cells or ()):
+            found.append(path.parent.name)
+    return found

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tensorrl.tracking import entries, folder, store
+from tensorrl.tracking import artifacts, entries, folder, store
 
 LOCK_FILE = ".mlflow.lock"
 
@@ -24,6 +24,7 @@ class _Run(NamedTuple):
     status: str
     steps: set[int]
     metrics: frozenset[str]
+    tags: frozenset[str]
 
 
 class Mirror:
@@ -110,27 +111,35 @@ class Mirror:
         if not any(point.name in run.metrics for point in points):
             for batch in entries.batches([points]):
                 _log(run, metrics=batch)
-        _log(run, tags=entries.final_tags(result, trial))
+        _log(run, tags=entries.final_tags(result, trial) | self._sweep_tags(run))
         if run.status != "FINISHED":
             run.client.set_terminated(run.run_id, status="FINISHED", end_time=ended)
-        self._run = run._replace(status="FINISHED")
+        self._run = run = run._replace(status="FINISHED")
+        # Last, and after the run has ended: a store may take figures and refuse files.
+        if entries.ARTIFACTS_TAG not in run.tags:
+            _log(run, tags={entries.ARTIFACTS_TAG: artifacts.send(run.client, run.run_id, self.directory)})
         self.finished = True
+
+    def _sweep_tags(self, run: _Run) -> dict[str, str]:
+        tags = {entries.sweep_tag(name): "yes" for name in folder.sweeps_with(self.directory)}
+        return {name: value for name, value in tags.items() if name not in run.tags}
 
     def _open(self, trial: dict[str, Any]) -> _Run:
         client = store.connect(self.tracking_uri)
-        experiment = _experiment_id(client, self.experiment, self.tracking_uri)
+        experiment = experiment_id(client, self.experiment, self.tracking_uri)
         started = folder.modified_ms(self.directory / folder.TRIAL_FILE) or _now_ms()
-        found, steps = _find_run(client, experiment, trial["key"])
+        found, steps = find_run(client, experiment, trial["key"])
         if found is None:
             found = client.create_run(
                 experiment, start_time=started, tags=entries.tags(trial, run_name=self.directory.name)
             )
         held = found.data
-        run = _Run(client, found.info.run_id, found.info.status, steps, frozenset(held.metrics))
+        run = _Run(client, found.info.run_id, found.info.status, steps, frozenset(held.metrics), frozenset(held.tags))
         missing = {n: v for n, v in entries.parameters(trial).items() if n not in held.params}
         points = [p for p in entries.description_points(trial, timestamp=started) if p.name not in held.metrics]
-        if missing or points:
-            _log(run, metrics=points, params=missing)
+        tags = self._sweep_tags(run)
+        if missing or points or tags:
+            _log(run, metrics=points, params=missing, tags=tags)
         return run
 
 
@@ -138,7 +147,8 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _experiment_id(client: Any, name: str, uri: str) -> str:
+def experiment_id(client: Any, name: str, uri: str) -> str:
+    """Returns the id of an experiment, which is created where it is missing and restored where it was deleted."""
     import mlflow.exceptions
 
     found = client.get_experiment_by_name(name)
@@ -155,14 +165,20 @@ def _experiment_id(client: Any, name: str, uri: str) -> str:
     return str(found.experiment_id)
 
 
-def _find_run(client: Any, experiment: str, key: str) -> tuple[Any | None, set[int]]:
+def find_run(client: Any, experiment: str, key: str) -> tuple[Any | None, set[int]]:
     """Returns the run of a trial's key with the steps it holds, or None and no steps.
 
-    A creation that was answered too late and tried again leaves two runs. The fuller one is the trial's, the other
-    is deleted.
+    A cell that another sweep made is recorded in that sweep's experiment, so all experiments are searched. A creation
+    that was answered too late and tried again leaves two runs. The fuller one is the trial's, the other is deleted.
+
+    Args:
+        client: of the store.
+        experiment: id of the experiment that the run would be created in.
+        key: the trial's.
     """
     condition = f"tags.`{entries.KEY_TAG}` = '{key}'"
-    runs = list(client.search_runs([experiment], filter_string=condition, order_by=["attributes.start_time ASC"]))
+    everywhere = list(dict.fromkeys([experiment, *(each.experiment_id for each in client.search_experiments())]))
+    runs = list(client.search_runs(everywhere, filter_string=condition, order_by=["attributes.start_time ASC"]))
     if not runs:
         return None, set()
     held = [{int(m.step) for m in client.get_metric_history(r.info.run_id, entries.SENTINEL)} for r in runs]

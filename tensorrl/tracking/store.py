@@ -17,7 +17,7 @@ _SQLITE = "sqlite:///"
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
-    # A server's runs would be announced on standard output, in the middle of a sweep's JSON.
+    # Links to every run of a server, on standard output, where a command may be printing JSON.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     # MLflow's own retries block for minutes and may create a run twice; the record retries itself, after a look.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",

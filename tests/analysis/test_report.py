@@ -7,19 +7,17 @@ import html.parser
 import json
 import shutil
 import statistics
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from synthetic_store import PAPER_VARIANTS, PONG_VARIANTS, make_sweep
 
 from tensorrl import games
 from tensorrl.analysis import paper_figures, records, report, scoreboard
 from tensorrl.errors import InputError
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from synthetic_store import PAPER_VARIANTS, PONG_VARIANTS, make_sweep
+from tensorrl.sweeps import sweep_record
 
 SMALL = ("rainbow", "trl-5x", "kfac-trl-10x")
 GAMES = ("pong", "road_runner", "assault", "krull")
@@ -40,12 +38,12 @@ def store(made: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def small(made: Path) -> report.Report:
-    return report.build(records.read_sweep("small", made))
+    return report.build(sweep_record(made, "small"))
 
 
 @pytest.fixture(scope="module")
 def pong(made: Path) -> report.Report:
-    return report.build(records.read_sweep("pong_ranks", made))
+    return report.build(sweep_record(made, "pong_ranks"))
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +123,7 @@ def test_every_number_is_what_the_cells_files_give(written: Path, made: Path) ->
 
 
 def test_the_same_cells_give_the_same_bytes(written: Path, made: Path, tmp_path: Path) -> None:
-    files = report.write(report.build(records.read_sweep("small", made)), tmp_path)
+    files = report.write(report.build(sweep_record(made, "small")), tmp_path)
     assert len(files) > 30
     for file in files:
         assert file.read_bytes() == (written / file.relative_to(tmp_path)).read_bytes(), file
@@ -176,7 +174,7 @@ def test_missing_and_failed_cells_are_named_and_count_nowhere(store: Path, tmp_p
     failed = remove(store, "assault", "trl-5x", 0, "result.json")
     state = {"cells": {failed: {"state": "failed", "failures": 3, "error": ["RuntimeError: no luck", "at <step 7>"]}}}
     (store / ".sweeps" / "small" / "state.json").write_text(json.dumps(state))
-    record = records.read_sweep("small", store)
+    record = sweep_record(store, "small")
     states = {(cell.game, cell.variant, cell.seed): cell.state for cell in record.cells if cell.state != "finished"}
     assert states == {
         ("krull", "trl-5x", 2): "missing",
@@ -203,7 +201,7 @@ def test_missing_and_failed_cells_are_named_and_count_nowhere(store: Path, tmp_p
 def test_a_game_that_one_agent_lacks_is_compared_by_nobody(store: Path) -> None:
     for seed in range(3):
         remove(store, "krull", "trl-5x", seed)
-    block = scoreboard.choose_block(records.read_sweep("small", store))
+    block = scoreboard.choose_block(sweep_record(store, "small"))
     assert (block.games, block.runs, block.left_out) == (GAMES[:3], 3, ())
 
 
@@ -211,7 +209,7 @@ def test_an_agent_on_few_games_is_left_out_instead_of_dragging_all_others_down(s
     for game in GAMES[1:]:
         for seed in range(3):
             remove(store, game, "trl-5x", seed)
-    record = records.read_sweep("small", store)
+    record = sweep_record(store, "small")
     block = scoreboard.choose_block(record)
     assert (block.labels, block.games, block.runs) == (("rainbow", "kfac-trl-10x"), GAMES, 3)
     assert block.left_out == ("trl-5x",)
@@ -220,7 +218,7 @@ def test_an_agent_on_few_games_is_left_out_instead_of_dragging_all_others_down(s
 def test_a_sweep_with_nothing_finished_still_has_a_report(store: Path, tmp_path: Path) -> None:
     for path in store.glob("*-seed*"):
         shutil.rmtree(path)
-    made = report.build(records.read_sweep("small", store))
+    made = report.build(sweep_record(store, "small"))
     assert made.warnings[0].startswith("36 missing of 36 cells")
     assert any("nothing can be compared" in warning for warning in made.warnings)
     report.write(made, tmp_path / "report")
@@ -249,16 +247,6 @@ def test_a_report_replaces_the_one_before_and_nothing_else(
         report.write(small, store)
 
 
-def test_the_nearest_sweep_is_offered(store: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="did you mean 'small'"):
-        records.read_sweep("smal", store)
-    with pytest.raises(InputError, match="holds no sweep"):
-        records.read_sweep("small", tmp_path)
-    (store / ".sweeps" / "small" / "cells.json").write_text('{"cells": [{"key": 1}]}')
-    with pytest.raises(InputError, match=r"cells\.json: cannot be read \(KeyError"):
-        records.read_sweep("small", store)
-
-
 def test_axes_make_agents_of_their_own(store: Path) -> None:
     path = store / ".sweeps" / "small" / "cells.json"
     content = json.loads(path.read_text())
@@ -266,7 +254,7 @@ def test_axes_make_agents_of_their_own(store: Path) -> None:
         if row["variant"] == "trl-5x":
             row["axes"] = {"compression": 4.0 if row["seed"] else 8}
     path.write_text(json.dumps(content))
-    record = records.read_sweep("small", store)
+    record = sweep_record(store, "small")
     assert record.labels == ["rainbow", "trl-5x compression=8", "kfac-trl-10x", "trl-5x compression=4"]
     assert scoreboard.choose_block(record).runs == 1
 
@@ -287,7 +275,7 @@ def test_a_moving_average_counts_each_game_of_a_report_with_its_mean() -> None:
 
 
 def test_the_typical_run_is_the_median_one_of_the_most_compressed_agent(made: Path) -> None:
-    cells = paper_figures.pong_cells(records.read_sweep("pong_ranks", made))
+    cells = paper_figures.pong_cells(sweep_record(made, "pong_ranks"))
     typical = paper_figures.typical_run(cells)
     ends = {
         cell.seed: paper_figures.returns_of(records.read_lines(cell.folder)).smooth[-1]
@@ -310,7 +298,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.mark.slow
 def test_a_full_stores_numbers_are_what_its_files_give(full: Path, tmp_path: Path) -> None:
-    report.write(report.build(records.read_sweep("table12", full)), tmp_path / "report")
+    report.write(report.build(sweep_record(full, "table12")), tmp_path / "report")
     dense = ("rainbow", "denoised", "trl-2.5x", "trl-5x", "trl-10x")
     check_numbers(tmp_path / "report", full, "table12", dense, "table1")
     second = ("kfac-denoised", "kfac-trl-5x", "kfac-trl-10x", "scattering")

@@ -25,6 +25,8 @@ from tensorrl.sweeps.store import open_store
 from tensorrl.sweeps.submit import JOB_ENVIRONMENT, Cluster, packed
 from tensorrl.tracking.store import connect
 
+# A sweep has a run of its own beside its cells'.
+CELLS = "tags.`tensorrl.key` LIKE '%'"
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 SHORT = """
@@ -188,7 +190,7 @@ def check_complete(store: Path, file: Path) -> None:
     rows = sweep_status(store, str(file)).rows
     assert [row.state for row in rows] == ["finished"] * len(cells(spec))
     client = connect(f"sqlite:///{store / 'mlflow.db'}")
-    runs = client.search_runs([client.get_experiment_by_name(spec.name).experiment_id])
+    runs = client.search_runs([client.get_experiment_by_name(spec.name).experiment_id], CELLS)
     assert sorted(run.data.tags["tensorrl.key"] for run in runs) == sorted(row.key for row in rows)
     assert {run.info.status for run in runs} == {"FINISHED"}
 

@@ -1,0 +1,85 @@
+"""A sweep's own run in MLflow: how far it is, its cells and its report. Synchronous; errors are the caller's.
+
+Cells are not its children in MLflow's sense (`mlflow.parentRunId`): a run has one parent, and a cell may belong to many
+sweeps. They carry a tag for each sweep instead (docs/decisions/0006-one-run-per-cell.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tensorrl.tracking import entries, store
+from tensorrl.tracking.mirror import experiment_id
+
+SWEEP_TAG = "tensorrl.sweep"
+_MOST_RUNS = 50_000
+
+
+def record_sweep(
+    name: str,
+    keys: Iterable[str],
+    figures: Mapping[str, float],
+    *,
+    tracking_uri: str,
+    experiment: str,
+    files: Iterable[Path] = (),
+) -> str:
+    """Brings a sweep's run up to date, and tags its cells' runs as its own. Safe to repeat: a sweep has one run.
+
+    Args:
+        name: of the sweep.
+        keys: of its cells; those without a run yet are passed over.
+        figures: metrics, such as how many cells are finished. "cells" and "cells_finished" decide the run's status.
+        tracking_uri: the MLflow store, as `store.tracking_uri_for` returns it.
+        experiment: the MLflow experiment of the sweep.
+        files: files and folders to keep as artifacts.
+
+    Returns:
+        The run's id.
+
+    Raises:
+        Exception: whatever MLflow raises.
+    """
+    client = store.connect(tracking_uri)
+    home = experiment_id(client, experiment, tracking_uri)
+    run_id = _find_or_create(client, home, name)
+    for metric, value in figures.items():
+        client.log_metric(run_id, metric, value)
+    _tag_cells(client, name, set(keys))
+    for path in files:
+        if path.is_dir():
+            client.log_artifacts(run_id, str(path), path.name)
+        else:
+            client.log_artifact(run_id, str(path))
+    done = figures.get("cells_finished") == figures.get("cells")
+    client.update_run(run_id, status="FINISHED" if done else "RUNNING")
+    return run_id
+
+
+def _find_or_create(client: Any, experiment: str, name: str) -> str:
+    found = client.search_runs([experiment], filter_string=f"tags.`{SWEEP_TAG}` = '{name}'", max_results=1)
+    if found:
+        return str(found[0].info.run_id)
+    condition = f"tags.`{entries.sweep_tag(name)}` = 'yes'"
+    note = f"A sweep of TensorRL. Its cells: search runs for `{condition}` (all experiments that hold some of them)."
+    tags = {SWEEP_TAG: name, "mlflow.runName": f"sweep {name}", "mlflow.note.content": note}
+    return str(client.create_run(experiment, tags={**tags, "mlflow.source.name": "tensorrl"}).info.run_id)
+
+
+def _tag_cells(client: Any, name: str, keys: set[str]) -> None:
+    tag = entries.sweep_tag(name)
+    everywhere = [each.experiment_id for each in client.search_experiments()]
+    token = None
+    while True:
+        # A cell that an earlier sweep made was recorded before this one existed.
+        page = client.search_runs(
+            everywhere, filter_string=f"tags.`{entries.KEY_TAG}` LIKE '%'", max_results=_MOST_RUNS, page_token=token
+        )
+        for run in page:
+            if run.data.tags.get(entries.KEY_TAG) in keys and tag not in run.data.tags:
+                client.set_tag(run.info.run_id, tag, "yes")
+        token = page.token
+        if not token:
+            return

@@ -5,7 +5,7 @@
 The sweep is run as `tensorrl sweep` runs it: the real driver, Ray Tune with a process for each cell, the folders of
 the store, and the MLflow record, sent to a real `mlflow server` through a proxy that counts its requests and bytes.
 Only the training is left out: a cell writes the files of a trial (`--lines` reports, 100 as a real one of 100k agent
-steps) and ends.
+steps) and ends. This module loads nothing heavy by itself, because each cell's process loads it.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from tensorrl import system
-from tensorrl.sweeps import load_sweep, run_sweep, worker
-from tensorrl.trial import Record, TrialSpec
+if TYPE_CHECKING:
+    from tensorrl.description import TrialSpec
+    from tensorrl.trial import Record
 
 LINES = 100
 _REQUEST = re.compile(rb"^(?:GET|POST|PATCH|PUT|DELETE) \S+ HTTP/1\.1\r$", re.MULTILINE)
@@ -236,6 +236,9 @@ def measure(cells: int, *, concurrent: int, lines: int, folder: Path) -> Cost:
         lines: reports of each.
         folder: for everything; its store is `folder/store`.
     """
+    from tensorrl import system
+    from tensorrl.sweeps import load_sweep, run_sweep, worker
+
     os.environ |= {"TENSORRL_SCALING_LINES": str(lines), "RAY_event_stats_print_interval_ms": "5000"}
     worker.TRIAL_FUNCTION = "benchmarks.scaling:no_op"
     sweep = folder / "scaling.yaml"
@@ -268,6 +271,8 @@ def measure(cells: int, *, concurrent: int, lines: int, folder: Path) -> Cost:
 
 def main() -> None:
     """Runs the benchmark and prints its figures, by cell."""
+    from tensorrl import system
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, default=1000)
     parser.add_argument("--concurrent", type=int, default=len(os.sched_getaffinity(0)))

@@ -56,7 +56,7 @@ def test_replay_takes_what_a_real_replay_of_that_variant_takes(variant: str) -> 
     replay = make_replay(settings, build_network(network_spec(settings, 6), 0), 4_000, torch.device("cpu"))
     real = replay.frames.numel() * replay.frames.element_size()
     # The scattering stem keeps compressed frames besides, which no array holds.
-    kept = 4_000 * 1_500 if variant == "scattering" else 0
+    kept = replay.capacity * 1_500 if variant == "scattering" else 0
     assert replay_bytes(settings, 4_000) == pytest.approx(real + kept, rel=0.01)
 
 

@@ -307,7 +307,7 @@ def test_a_full_stores_numbers_are_what_its_files_give(full: Path, tmp_path: Pat
 
 @pytest.mark.slow
 def test_the_page_opens_in_a_browser_without_network_and_without_complaint(written: Path) -> None:
-    from browser import chromium
+    from benchmarks.browser import chromium
 
     with chromium(offline=True) as context:
         page = context.new_page()

@@ -269,6 +269,45 @@ def measure(cells: int, *, concurrent: int, lines: int, folder: Path) -> Cost:
     )
 
 
+def driver_costs(cells: int, folder: Path) -> dict[str, float]:
+    """Returns the processor time of a driver's own work for a sweep of that many cells, in seconds.
+
+    Args:
+        cells: how many.
+        folder: for its store, which is left empty.
+
+    Returns:
+        `grid`: reading and checking the sweep file and making its cells. `open`: looking for all of them in the store.
+        `write`: the sweep's own files. `turn`: what each turn of Tune's loop tells the board. `show`: what is done
+        once a second.
+    """
+    from tensorrl.sweeps import cells as make_cells
+    from tensorrl.sweeps import load_sweep
+    from tensorrl.sweeps.board import Board
+    from tensorrl.sweeps.store import entries, open_store, write_sweep
+
+    sweep = folder / "scaling.yaml"
+    sweep.write_text(f"name: scaling\ngames: [pong]\nvariants: [denoised]\nseeds: {cells}\n")
+    times = [time.process_time()]
+    spec = load_sweep(sweep)
+    grid = make_cells(spec)
+    times.append(time.process_time())
+    store = folder / "store"
+    open_store(store)
+    listed = entries(store, grid)
+    board = Board(listed, store, folder / "state.json", None)
+    times.append(time.process_time())
+    write_sweep(store, spec, listed)
+    times.append(time.process_time())
+    for place in range(cells):
+        board.tell(place, "PENDING", failures=0)
+    times.append(time.process_time())
+    board.show(at_once=True)
+    times.append(time.process_time())
+    names = ("grid", "open", "write", "turn", "show")
+    return {name: after - before for name, before, after in zip(names, times[:-1], times[1:], strict=True)}
+
+
 def main() -> None:
     """Runs the benchmark and prints its figures, by cell."""
     from tensorrl import system
@@ -277,8 +316,15 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=1000)
     parser.add_argument("--concurrent", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--lines", type=int, default=LINES, help="reports of each cell")
+    parser.add_argument("--driver", action="store_true", help="only the driver's own work, for 100 to 10,000 cells")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    if options.driver:
+        for cells in (100, 1_000, 10_000):
+            with tempfile.TemporaryDirectory(prefix="tensorrl-scaling-") as folder:
+                costs = driver_costs(cells, Path(folder))
+            print(f"{cells:7,} cells: " + ", ".join(f"{name} {1000 * value:,.1f} ms" for name, value in costs.items()))
+        return
     with tempfile.TemporaryDirectory(prefix="tensorrl-scaling-") as folder:
         cost = measure(options.cells, concurrent=options.concurrent, lines=options.lines, folder=Path(folder))
     found = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 import yaml
 from deployment import COMPOSE, LAUNCHER, MANIFESTS, PLACEHOLDER, PROGRAMS, ROOT, SCRIPTS, documents, pin, values
+
+from tensorrl.sweeps.metrics import CELLS, STEPS_PER_SECOND
 
 DOCKERFILE = ROOT / "docker/Dockerfile"
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
@@ -189,6 +192,15 @@ def test_the_image_gets_all_that_its_steps_copy() -> None:
     assert wanted
     assert all(path.exists() for path in wanted)
     assert {str(path) for path in wanted if path not in kept} == set()
+
+
+def test_the_dashboard_shows_the_gauges_that_a_sweep_sets() -> None:
+    board = json.loads((ROOT / "cluster/monitoring/grafana.json").read_text())
+    asked = " ".join(target["expr"] for panel in board["panels"] for target in panel["targets"])
+    ours = set(re.findall(r"ray_(tensorrl_\w+)", asked))
+    assert ours == {CELLS, STEPS_PER_SECOND}
+    page = (ROOT / "cluster/README.md").read_text()
+    assert all(f"`ray_{name}`" in page for name in ours)
 
 
 # Nothing is open

@@ -92,7 +92,9 @@ def measured() -> dict[tuple[str, str], Measured]:
 
 def replay_bytes(settings: Settings, steps: int) -> int:
     """Returns the bytes that a trial's replay takes: what its torso keeps of one frame, a transition."""
-    frames = min(settings.replay_capacity, steps)
+    kept = min(settings.replay_capacity, steps)
+    # The same room for the beginnings of games as replay makes.
+    frames = kept + kept // 15
     if settings.torso == "nature":
         return frames * 84 * 84
     if settings.stem == "scattering":

@@ -62,7 +62,7 @@ def test_replay_takes_what_a_real_replay_of_that_variant_takes(variant: str) -> 
 
 def test_a_whole_trial_of_rainbow_was_within_its_estimate() -> None:
     # Peaks of the four trials in docs/results.md: 971 to 1,164 MiB.
-    assert 1_164 <= cell_memory(sweep()) / 2**20 <= 1.15 * 1_164
+    assert 1_164 <= cell_memory(sweep()) / 2**20 <= 1.2 * 1_164
 
 
 def test_time_is_the_cells_steps_over_measured_speed_shared_by_the_trials_that_fit() -> None:

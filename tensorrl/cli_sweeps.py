@@ -53,10 +53,10 @@ def sweep_command(
         _check(spec, store, only=only, address=address, as_json=as_json)
         return
     from tensorrl.show import SweepDisplay, print_results
+    from tensorrl.sweeps.cluster import RayLost
 
     try:
-        with SweepDisplay() as display:
-            display.say(f"store: {store}")
+        with SweepDisplay(store) as display:
             rows = run_sweep(
                 spec,
                 store,
@@ -69,6 +69,9 @@ def sweep_command(
     except KeyboardInterrupt:
         print("tensorrl: interrupted; the same command goes on", file=sys.stderr)
         sys.exit(130)
+    except RayLost as lost:
+        print(f"tensorrl: {lost}", file=sys.stderr)
+        sys.exit(1)
     results = [dict(row.result) for row in rows if row.result is not None]
     failed = [row for row in rows if row.state != "finished"]
     if as_json:

@@ -155,6 +155,16 @@ def reference_coefficients(settings: Settings, actions: int) -> int:
     return network_spec(Settings(), actions).total_coefficients()
 
 
+def replay_slots(settings: Settings, steps: int) -> int:
+    """Slots of the replay of a trial of `steps` agent steps: for all of them, or the last `replay_capacity`.
+
+    A game takes three slots more, and one if it is cut off by its frame limit: there is room for one in 60 steps. Games
+    are longer than that by and large; in a trial of shorter ones the oldest transitions are forgotten.
+    """
+    kept = min(settings.replay_capacity, steps)
+    return kept + kept // 15 + settings.n_step + 8
+
+
 def _spec(fields: dict[str, Any]) -> NetworkSpec:
     try:
         return NetworkSpec.model_validate(fields)

@@ -21,7 +21,7 @@ from tensorrl.networks.qnetwork import QNetwork
 from tensorrl.networks.spec import NetworkSpec
 from tensorrl.optimizers.adam import FusedAdam
 from tensorrl.optimizers.kfac import KFAC
-from tensorrl.settings import Settings, network_spec
+from tensorrl.settings import Settings, network_spec, replay_slots
 
 _BLANK: Frame = np.zeros((84, 84), dtype=np.uint8)
 
@@ -161,12 +161,8 @@ class Training:
 
 def make_replay(settings: Settings, network: QNetwork, steps: int, device: torch.device) -> Replay:
     """The replay that a trial of `steps` agent steps needs: all of them, or the last `replay_capacity`."""
-    kept = min(settings.replay_capacity, steps)
-    # A game takes three slots more, and one if it is cut off by its frame limit: room for one in 60 steps. Games are
-    # longer than that by and large; in a trial of shorter ones the oldest transitions are forgotten.
-    capacity = kept + kept // 15 + settings.n_step + 8
     return Replay(
-        capacity,
+        replay_slots(settings, steps),
         network.torso.stored_shape,
         network.torso.stored_dtype,
         stack=network.spec.stack,

@@ -2,7 +2,7 @@
 
 Scores are arrays (runs, games). A resample draws runs with replacement, for each game on its own, so that every game
 keeps its weight. Draws are those of the library rliable after `numpy.random.seed(seed)`, so intervals equal its, to
-rounding; `docs/decisions/0005-rliable-without-rliable.md` says why it is not called itself.
+rounding; `docs/decisions/0010-rliables-statistics-without-rliable.md` says why it is not called itself.
 """
 
 from __future__ import annotations

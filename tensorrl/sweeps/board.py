@@ -71,6 +71,10 @@ class Board:
         self.listed[index] = entry
         self._begun[index] = True
 
+    def failed_folders(self) -> frozenset[Path]:
+        """Returns the folders of the cells that are given up."""
+        return frozenset(row.folder for row in self.rows() if row.state == "failed")
+
     def refresh(self, places: Iterable[int]) -> None:
         """Has the folders of these cells read again, which other processes write."""
         for index in places:

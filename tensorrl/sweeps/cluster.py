@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import TextIO, cast
@@ -22,11 +23,44 @@ _QUIET = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     # The sweep asks its trials to checkpoint and leave; Tune would end them.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    # Trials see the GPUs of the machine without reserving one, because many share one.
+    # A trial that reserves no GPU is told by its device that it has none.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+# Ray gives its servers half a minute to start, which a machine at full load may not let them have.
+_START_TRIES = 4
+_GONE_SECONDS = 30.0
+_LOOK_SECONDS = 10.0
 _OBJECT_STORE = 100 * 2**20
 _MESSAGES_THREAD = "ray_listen_error_messages"
+
+
+class RayLost(RuntimeError):
+    """Ray did not start, or its last machine is gone: nothing of the sweep can run any more."""
+
+
+class Watchman:
+    """Notices that Ray has no machine left, over which Tune would wait for ever."""
+
+    def __init__(self) -> None:
+        self._looked = time.monotonic()
+        self._alive = self._looked
+
+    def look(self) -> None:
+        """Looks now and then whether any machine is alive.
+
+        Raises:
+            RayLost: none has been for half a minute.
+        """
+        import ray
+
+        now = time.monotonic()
+        if now - self._looked < _LOOK_SECONDS:
+            return
+        self._looked = now
+        if any(node["Alive"] for node in ray.nodes()):
+            self._alive = now
+        elif now - self._alive > _GONE_SECONDS:
+            raise RayLost("Ray has lost its last machine; the same command goes on from the trials' checkpoints")
 
 
 @contextmanager
@@ -41,6 +75,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
 
     Raises:
         InputError: no Ray answers at the address.
+        RayLost: a Ray of its own did not start.
     """
     address = address or os.environ.get("RAY_ADDRESS")
     check_address(address)
@@ -56,13 +91,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         if address:
             _connect(address)
         else:
-            ray.init(
-                "local",
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.CRITICAL,
-                object_store_memory=_OBJECT_STORE,
-            )
+            _start()
         try:
             yield
         finally:
@@ -80,6 +109,26 @@ def check_address(address: str | None) -> None:
             f"address {address} of Ray: a sweep's driver runs inside the cluster (allowed: auto, or HOST:PORT of a Ray "
             "that this machine belongs to; from outside use `tensorrl submit FILE --address http://HOST:8265`)"
         )
+
+
+def _start() -> None:
+    import ray
+
+    for left in reversed(range(_START_TRIES)):
+        try:
+            ray.init(
+                "local",
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.CRITICAL,
+                object_store_memory=_OBJECT_STORE,
+            )
+        except Exception as error:
+            ray.shutdown()
+            if not left:
+                raise RayLost(f"Ray did not start: {' '.join(str(error).split())[:200]}") from None
+        else:
+            return
 
 
 def _connect(address: str) -> None:

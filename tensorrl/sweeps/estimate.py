@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tensorrl.settings import Settings
+from tensorrl.settings import Settings, replay_slots
 from tensorrl.sweeps.grid import Cell, cells
 from tensorrl.sweeps.spec import SweepSpec
 from tensorrl.sweeps.status import CellStatus
@@ -92,7 +92,7 @@ def measured() -> dict[tuple[str, str], Measured]:
 
 def replay_bytes(settings: Settings, steps: int) -> int:
     """Returns the bytes that a trial's replay takes: what its torso keeps of one frame, a transition."""
-    frames = min(settings.replay_capacity, steps)
+    frames = replay_slots(settings, steps)
     if settings.torso == "nature":
         return frames * 84 * 84
     if settings.stem == "scattering":

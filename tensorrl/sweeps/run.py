@@ -75,6 +75,7 @@ def run_sweep(
     Raises:
         InputError: the store is of another version, full or cannot be written to; no Ray answers; or a trial asks for
             more than any machine has.
+        RayLost: Ray did not start, or has no machine left.
         KeyboardInterrupt: the sweep was asked to stop; its trials have checkpointed.
     """
     check_address(address)
@@ -108,7 +109,7 @@ class _Sweep:
         self.stop, self.on_update, self.say = stop, on_update, say
         self.folder = sweep_folder(store, spec.name)
         self.uri = tracking_uri_for(store / "cell", _given_uri(spec))
-        # Cells that another process runs, and when this one looked last.
+        # Places of the cells that another process runs.
         self.busy: set[int] = set()
 
     def run(self, max_concurrent: int | None, address: str | None) -> list[CellStatus]:
@@ -118,9 +119,12 @@ class _Sweep:
             # Once more: while this process waited, the other may have made cells, or been of another file.
             write_sweep(self.store, self.spec, entries(self.store, self.grid))
             board = Board(entries(self.store, self.chosen), self.store, self.folder / STATE_FILE, self.on_update)
-            board.driver = "stopped"
             try:
                 self._complete(board, max_concurrent or self.spec.max_concurrent, address)
+            except BaseException:
+                board.driver = "stopped"
+                raise
+            else:
                 board.driver = "ended"
             finally:
                 board.show(at_once=True)
@@ -151,7 +155,6 @@ class _Sweep:
                 self.stop.listen()
                 resources, device = trial_resources(self.spec)
                 _prepare(self.uri)
-                board.driver = "running"
                 board.gauges = SweepGauges(self.spec.name)
                 board.show(at_once=True)
                 flag = StopFlag(self.folder / STOP_FILE)
@@ -213,7 +216,9 @@ class _Sweep:
         _await_records(folders)
         missed = [
             outcome
-            for outcome in sync_missing(folders, tracking_uri=self.uri, experiment=self.spec.experiment)
+            for outcome in sync_missing(
+                folders, tracking_uri=self.uri, experiment=self.spec.experiment, failed=board.failed_folders()
+            )
             if outcome.problem
         ]
         if missed:

@@ -13,6 +13,7 @@ from typing import Any
 
 from tensorrl.sweeps import worker
 from tensorrl.sweeps.board import Board
+from tensorrl.sweeps.cluster import Watchman
 from tensorrl.sweeps.grid import Cell
 from tensorrl.sweeps.signals import StopFlag, StopRequest
 from tensorrl.sweeps.spec import SweepSpec
@@ -149,12 +150,14 @@ def _make_watch(control: Control, tasks: Mapping[str, int]) -> Any:
 
         trials: Sequence[Any] = ()
         leaving: tuple[float, frozenset[str]] | None = None
+        watchman = Watchman()
 
         def on_step_end(self, iteration: int, trials: Sequence[Any], **info: Any) -> None:
             self.trials = trials
             for trial in trials:
                 control.board.tell(tasks[_cell_name(trial)], trial.status, failures=trial.num_failures)
             control.board.show()
+            self.watchman.look()
             full = any(_outcome(trial) == "full" for trial in trials)
             if control.stop.requested or full:
                 self._leave(trials, full=full)

@@ -1,7 +1,7 @@
 """A sweep's own run in MLflow: how far it is, its cells and its report. Synchronous; errors are the caller's.
 
 Cells are not its children in MLflow's sense (`mlflow.parentRunId`): a run has one parent, and a cell may belong to many
-sweeps. They carry a tag for each sweep instead (docs/decisions/0006-one-run-per-cell.md).
+sweeps. They carry a tag for each sweep instead (docs/decisions/0011-one-run-per-cell.md).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,44 +55,51 @@ def sync_directory(
     )
 
 
-def sync_missing(directories: Iterable[Path], *, tracking_uri: str, experiment: str) -> list[SyncOutcome]:
+def sync_missing(
+    directories: Iterable[Path], *, tracking_uri: str, experiment: str, failed: Collection[Path] = ()
+) -> list[SyncOutcome]:
     """Like `sync_directory` for trials' folders, but asks the store only about those not yet seen complete there.
 
     Args:
         directories: trials' folders; one that holds no trial is passed over.
         tracking_uri: the MLflow store, as `store.tracking_uri_for` returns it.
         experiment: the MLflow experiment.
+        failed: those of them whose trial ended by an error, so that its run is FAILED where it would be KILLED.
 
     Returns:
         One outcome per folder that was not complete.
     """
     return _sync_all(
-        (folder, tracking_uri, experiment)
-        for folder in directories
-        if read_trial(folder) is not None and not is_complete(folder, experiment=experiment, tracking_uri=tracking_uri)
+        (
+            (folder, tracking_uri, experiment)
+            for folder in directories
+            if read_trial(folder) is not None
+            and not is_complete(folder, experiment=experiment, tracking_uri=tracking_uri)
+        ),
+        failed,
     )
 
 
-def _sync_all(trials: Iterable[tuple[Path, str, str]]) -> list[SyncOutcome]:
+def _sync_all(trials: Iterable[tuple[Path, str, str]], failed: Collection[Path] = ()) -> list[SyncOutcome]:
     outcomes: list[SyncOutcome] = []
     failures = 0
     for folder, uri, experiment in trials:
         if failures >= _GIVE_UP_AFTER:
             outcomes.append(SyncOutcome(folder, None, 0, outcomes[-1].problem))
             continue
-        outcome = _sync(folder, uri, experiment)
+        outcome = _sync(folder, uri, experiment, "FAILED" if folder in failed else "KILLED")
         failures = failures + 1 if outcome.problem else 0
         outcomes.append(outcome)
     return outcomes
 
 
-def _sync(directory: Path, uri: str, experiment: str) -> SyncOutcome:
+def _sync(directory: Path, uri: str, experiment: str, ended: str) -> SyncOutcome:
     mirror = Mirror(directory, tracking_uri=uri, experiment=experiment)
     try:
         with store.file_lock(directory / LOCK_FILE, wait=False):
             sent = mirror.catch_up(live=False)
             if mirror.running:
-                mirror.settle("KILLED")
+                mirror.settle(ended)
             remember(directory, experiment=experiment, complete_in=uri if mirror.finished else None)
     except Exception as error:
         return SyncOutcome(directory, mirror.run_id, 0, one_line(error))

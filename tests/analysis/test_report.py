@@ -17,7 +17,7 @@ from synthetic_store import PAPER_VARIANTS, PONG_VARIANTS, make_sweep
 from tensorrl import games
 from tensorrl.analysis import paper_figures, records, report, scoreboard
 from tensorrl.errors import InputError
-from tensorrl.sweeps import sweep_record
+from tensorrl.sweeps.record import sweep_record
 
 SMALL = ("rainbow", "trl-5x", "kfac-trl-10x")
 GAMES = ("pong", "road_runner", "assault", "krull")
@@ -307,7 +307,7 @@ def test_a_full_stores_numbers_are_what_its_files_give(full: Path, tmp_path: Pat
 
 @pytest.mark.slow
 def test_the_page_opens_in_a_browser_without_network_and_without_complaint(written: Path) -> None:
-    from browser import chromium
+    from benchmarks.browser import chromium
 
     with chromium(offline=True) as context:
         page = context.new_page()

@@ -56,13 +56,13 @@ def test_replay_takes_what_a_real_replay_of_that_variant_takes(variant: str) -> 
     replay = make_replay(settings, build_network(network_spec(settings, 6), 0), 4_000, torch.device("cpu"))
     real = replay.frames.numel() * replay.frames.element_size()
     # The scattering stem keeps compressed frames besides, which no array holds.
-    kept = 4_000 * 1_500 if variant == "scattering" else 0
+    kept = replay.capacity * 1_500 if variant == "scattering" else 0
     assert replay_bytes(settings, 4_000) == pytest.approx(real + kept, rel=0.01)
 
 
 def test_a_whole_trial_of_rainbow_was_within_its_estimate() -> None:
     # Peaks of the four trials in docs/results.md: 971 to 1,164 MiB.
-    assert 1_164 <= cell_memory(sweep()) / 2**20 <= 1.15 * 1_164
+    assert 1_164 <= cell_memory(sweep()) / 2**20 <= 1.2 * 1_164
 
 
 def test_time_is_the_cells_steps_over_measured_speed_shared_by_the_trials_that_fit() -> None:

@@ -64,7 +64,11 @@ class Driver:
 
     def trials(self) -> list[psutil.Process]:
         """Trials' processes, which Ray names after what they run."""
-        return [process for process in self.below() if "ray::" in _title(process) and "IDLE" not in _title(process)]
+        return [process for process in self.below() if "ray::ImplicitFunc" in _title(process)]
+
+    def raylet(self) -> list[psutil.Process]:
+        """The server that starts trials' processes on this machine."""
+        return [process for process in self.below() if _title(process).partition(" ")[0].endswith("/raylet")]
 
     def end(self) -> None:
         for process in [*self.below(), psutil.Process(self.process.pid)] if self.process.poll() is None else []:
@@ -146,6 +150,18 @@ def wait_for(condition: Any, what: str, seconds: float = 600.0) -> None:
         time.sleep(0.05)
 
 
+def _wait_for_reports(store: Path, file: Path, count: int, *, seconds: float) -> None:
+    """Waits until the cells together have reported that many times more (every 45 agent steps each), or so long."""
+    deadline = time.monotonic() + seconds
+
+    def steps() -> int:
+        return sum(row.agent_steps for row in sweep_status(store, str(file)).rows)
+
+    wanted = steps() + 45 * count
+    while steps() < wanted and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
 @pytest.mark.slow
 def test_a_sweep_killed_in_every_way_again_and_again_is_whole(
     tmp_path: Path, sweep_file: Path, alone: dict[str, Path], drivers: Any
@@ -159,8 +175,10 @@ def test_a_sweep_killed_in_every_way_again_and_again_is_whole(
         if driver.process.poll() is not None:
             driver = drivers(store)
         wait_for(lambda: driver.trials() or driver.process.poll() is not None, "a trial")  # noqa: B023
-        # Anywhere between a trial's start and its end: on a free machine one takes some seconds.
-        time.sleep(clock.uniform(0, 6))
+        # Anywhere in a trial: some kills while it starts, most after a random number of new reports.
+        reports = clock.choice([0, 1, 2, 4, 8])
+        _wait_for_reports(store, sweep_file, reports, seconds=60.0)
+        time.sleep(clock.uniform(0, 2))
         if all(row.state == "finished" for row in sweep_status(store, str(sweep_file)).rows):
             pytest.fail(f"the sweep was done after {len(done)} kills")
         way, below = ways[len(done)], driver.below()
@@ -183,6 +201,18 @@ def test_a_sweep_killed_in_every_way_again_and_again_is_whole(
     last = drivers(store)
     assert last.process.wait(1800) == 0, (tmp_path / "log.txt").read_text()[-3000:]
     check_whole(store, sweep_file, alone)
+
+
+@pytest.mark.slow
+def test_a_sweep_whose_ray_loses_its_machine_says_so_and_ends(tmp_path: Path, drivers: Any) -> None:
+    driver = drivers(tmp_path / "store")
+    wait_for(driver.trials, "a trial")
+    (raylet,) = driver.raylet()
+    _kill(raylet)
+    assert driver.process.wait(600) == 1
+    said = (tmp_path / "log.txt").read_text()
+    assert "tensorrl: Ray has lost its last machine; the same command goes on" in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.slow

@@ -400,6 +400,8 @@ def test_an_interrupted_sweep_lets_its_trials_leave_in_order_and_says_so(
     ran, left = {name for name, *_ in begun(out)}, set((out / "left.txt").read_text().split())
     assert ran <= left
     assert sweep_status(out, "tiny").driver == "stopped"
+    # On a busy machine the trials are gone before MLflow answers.
+    sync_directory(out, experiment="tiny")
     assert {run.info.status for run in runs_in(out)} == {"KILLED"}
 
 

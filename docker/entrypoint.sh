@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# What a container is: `head`, `worker`, `mlflow`, or any command. It stays in the foreground.
+# What a container is: `head`, `worker`, `mlflow-server`, or any command. It stays in the foreground.
 #
 #   head                the environment's token is the cluster's; RAY_HEAD_CPUS trials may run here (0)
 #   worker              joins RAY_HEAD (host:port)
-#   mlflow              serves MLFLOW_BACKEND_STORE_URI and MLFLOW_ARTIFACTS on MLFLOW_HOST:5000, passwords asked for
+#   mlflow-server       serves MLFLOW_BACKEND_STORE_URI and MLFLOW_ARTIFACTS on MLFLOW_HOST:5000, passwords asked for
 set -euo pipefail
 
 need() {
@@ -46,7 +46,7 @@ case "${1:-}" in
         exec ray start --block --address="$RAY_HEAD" --metrics-export-port="${RAY_METRICS_PORT:-8080}" \
             --disable-usage-stats "${@:2}"
         ;;
-    mlflow)
+    mlflow-server)
         need MLFLOW_BACKEND_STORE_URI MLFLOW_ARTIFACTS MLFLOW_AUTH_DATABASE_URI MLFLOW_AUTH_ADMIN_USERNAME \
             MLFLOW_AUTH_ADMIN_PASSWORD MLFLOW_FLASK_SERVER_SECRET_KEY MLFLOW_ALLOWED_HOSTS
         settings=$(mktemp)

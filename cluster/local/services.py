@@ -71,7 +71,7 @@ def start_mlflow(lab: Lab) -> None:
         "MLFLOW_PORT": str(MLFLOW_PORT),
         "MLFLOW_WORKERS": "1",
     }
-    _service(lab, host, [str(ENTRYPOINT), "mlflow"], own)
+    _service(lab, host, [str(ENTRYPOINT), "mlflow-server"], own)
 
 
 def _service(

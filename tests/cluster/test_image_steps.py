@@ -86,7 +86,7 @@ def test_mlflow_is_not_started_without_a_password(tmp_path: Path) -> None:
         "MLFLOW_BACKEND_STORE_URI": "sqlite://", "MLFLOW_ARTIFACTS": "x", "MLFLOW_AUTH_DATABASE_URI": "x",
         "MLFLOW_AUTH_ADMIN_USERNAME": "admin",
     }  # fmt: skip
-    ran = _run(DOCKER / "entrypoint.sh", "mlflow", HOME=str(tmp_path), **given)
+    ran = _run(DOCKER / "entrypoint.sh", "mlflow-server", HOME=str(tmp_path), **given)
     assert (ran.returncode, ran.stderr) == (2, "MLFLOW_AUTH_ADMIN_PASSWORD is not set\n")
 
 

@@ -33,7 +33,8 @@ def report_command(
 ) -> None:
     """Write a sweep's tables and figures, with intervals and what is missing, as files and one HTML page."""
     from tensorrl.analysis import report
-    from tensorrl.sweeps import store_path, sweep_record, write_report
+    from tensorrl.sweeps import store_path
+    from tensorrl.sweeps.record import sweep_record, write_report
 
     folder = store_path(store)
     record = sweep_record(folder, sweep)

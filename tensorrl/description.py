@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,21 +72,41 @@ class TrialSpec(BaseModel):
         Raises:
             InputError: unknown game, variant or setting, or a source that cannot be read.
         """
-        settings = self.settings
-        # Without defaults, a setting that is added later leaves the keys of older trials as they were.
-        determining = {
-            "game": games.get(self.game).name,
-            "settings": settings.model_dump(mode="json", exclude={"decompose_from"}, exclude_defaults=True),
-            "seed": self.seed,
-            "steps": self.steps,
-            "protocol": PROTOCOL,
-        }
-        if settings.decompose_from:
-            from tensorrl import decompose
+        return trial_key(self.game, determining_settings(self.settings), seed=self.seed, steps=self.steps)
 
-            # What was read there counts, not where it lies.
-            determining["source"] = decompose.load_source(settings.decompose_from).parameters_sha256
-        return hashlib.sha256(json.dumps(determining, sort_keys=True).encode()).hexdigest()
+
+def determining_settings(settings: Settings) -> dict[str, Any]:
+    """What of the settings determines a trial's result, and so its key.
+
+    Raises:
+        InputError: a warm start's source cannot be read.
+    """
+    # Without defaults, a setting that is added later leaves the keys of older trials as they were.
+    found: dict[str, Any] = {
+        "settings": settings.model_dump(mode="json", exclude={"decompose_from"}, exclude_defaults=True)
+    }
+    if settings.decompose_from:
+        from tensorrl import decompose
+
+        # What was read there counts, not where it lies.
+        found["source"] = decompose.load_source(settings.decompose_from).parameters_sha256
+    return found
+
+
+def trial_key(game: str, determining: Mapping[str, Any], *, seed: int, steps: int) -> str:
+    """The key of a trial; see `TrialSpec.key`.
+
+    Args:
+        game: name of a game.
+        determining: what `determining_settings` gives, which trials that differ in game and seed share.
+        seed: of the trial.
+        steps: agent steps.
+
+    Raises:
+        InputError: unknown game.
+    """
+    identity = {"game": games.get(game).name, "seed": seed, "steps": steps, "protocol": PROTOCOL, **determining}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def make_spec(**fields: Any) -> TrialSpec:

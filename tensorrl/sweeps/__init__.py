@@ -1,8 +1,10 @@
-"""Sweeps: a YAML file becomes a checked grid of cells, which Ray Tune runs with as many at once as fit."""
+"""Sweeps: a YAML file becomes a checked grid of cells, which Ray Tune runs with as many at once as fit.
+
+Reports are in `tensorrl.sweeps.record`, which takes SciPy and Matplotlib: every trial's process imports this package.
+"""
 
 from tensorrl.sweeps.files import load_sweep
 from tensorrl.sweeps.grid import Cell, cells, select
-from tensorrl.sweeps.record import keep_report, sweep_record, write_report
 from tensorrl.sweeps.run import run_sweep
 from tensorrl.sweeps.spec import SweepSpec
 from tensorrl.sweeps.status import CellStatus, SweepStatus, sweep_status
@@ -17,12 +19,9 @@ __all__ = [
     "default_store",
     "entries",
     "find_sweep",
-    "keep_report",
     "load_sweep",
     "run_sweep",
     "select",
     "store_path",
-    "sweep_record",
     "sweep_status",
-    "write_report",
 ]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tensorrl import games, variants
-from tensorrl.description import TrialSpec
+from tensorrl.description import TrialSpec, determining_settings, trial_key
 from tensorrl.errors import InputError
-from tensorrl.settings import network_spec
+from tensorrl.settings import Settings, network_spec
 from tensorrl.sweeps.spec import SweepSpec
 
 KEY_LETTERS = 8
@@ -55,23 +56,9 @@ def cells(spec: SweepSpec) -> list[Cell]:
     """
     combined = [(variant, axes, _settings(spec, variant, axes)) for variant, axes in _combinations(spec)]
     _check_networks(spec, combined)
-    found = [
-        _cell(
-            TrialSpec(
-                game=game,
-                variant=variant,
-                seed=seed,
-                steps=spec.steps,
-                overrides=settings,
-                threads=spec.resources.cpus,
-                checkpoint_every=spec.checkpoint_every,
-            ),
-            axes,
-        )
-        for seed in spec.seeds
-        for game in spec.games
-        for variant, axes, settings in combined
-    ]
+    # Once for each combination: the settings of hundreds of cells are few.
+    kinds = [_Kind.of(spec, *each) for each in combined]
+    found = [kind.cell(game, seed) for seed in spec.seeds for game in spec.games for kind in kinds]
     _check_distinct(found)
     return found
 
@@ -88,8 +75,30 @@ def select(grid: Sequence[Cell], pattern: str | None) -> list[Cell]:
     return chosen
 
 
-def _cell(trial: TrialSpec, axes: Mapping[str, Any]) -> Cell:
-    return Cell(trial=trial, key=trial.key, axes=axes)
+@dataclass(frozen=True)
+class _Kind:
+    """A variant with one combination of its axes: the cells that differ in game and seed only."""
+
+    trial: TrialSpec
+    axes: Mapping[str, Any]
+    determining: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, spec: SweepSpec, variant: str, axes: Mapping[str, Any], settings: Mapping[str, Any]) -> _Kind:
+        trial = TrialSpec(
+            game=spec.games[0],
+            variant=variant,
+            seed=spec.seeds[0],
+            steps=spec.steps,
+            overrides=dict(settings),
+            threads=spec.resources.cpus,
+            checkpoint_every=spec.checkpoint_every,
+        )
+        return cls(trial, axes, determining_settings(trial.settings))
+
+    def cell(self, game: str, seed: int) -> Cell:
+        trial = self.trial.model_copy(update={"game": game, "seed": seed})
+        return Cell(trial, trial_key(game, self.determining, seed=seed, steps=trial.steps), self.axes)
 
 
 def _combinations(spec: SweepSpec) -> list[tuple[str, dict[str, Any]]]:
@@ -111,16 +120,21 @@ def _settings(spec: SweepSpec, variant: str, axes: Mapping[str, Any]) -> dict[st
 
 def _check_networks(spec: SweepSpec, combined: Sequence[tuple[str, dict[str, Any], dict[str, Any]]]) -> None:
     """Resolves every variant's settings and sizes its network for every number of actions the games have."""
-    actions = sorted({games.get(game).actions for game in spec.games})
+    actions = tuple(sorted({games.get(game).actions for game in spec.games}))
     for variant, axes, settings in combined:
         try:
-            resolved = variants.resolve(variant, settings)
-            for count in actions:
-                network_spec(resolved, count)
+            _size_networks(variants.resolve(variant, settings).model_dump_json(), actions)
         except InputError as error:
             values = ", ".join(f"{name} {value}" for name, value in axes.items())
             where = f"axes ({values}), variant {variant}" if axes else "settings"
             raise InputError(f"{where}: {error}") from None
+
+
+@functools.lru_cache(maxsize=1024)
+def _size_networks(settings: str, actions: tuple[int, ...]) -> None:
+    """Finds the ranks for each number of actions; kept, because a sweep's cells are asked for more than once."""
+    for count in actions:
+        network_spec(Settings.model_validate_json(settings), count)
 
 
 def _check_distinct(grid: Sequence[Cell]) -> None:

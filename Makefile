@@ -21,7 +21,8 @@ PIP_INSTALL := $(PIP) install --quiet --no-compile --constraint constraints.txt 
 COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib >/dev/null 2>&1 || true
 
 .PHONY: help install debug test test-fast test-slow test-gpu test-cluster smoke lint types format \
-	bench bench-throughput bench-trl bench-kfac bench-scattering bench-gpu bench-overhead bench-scaling clean
+	bench bench-throughput bench-speeds bench-trl bench-kfac bench-scattering bench-gpu bench-overhead bench-scaling \
+	clean
 
 help: ## lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 22
@@ -95,6 +96,9 @@ bench-throughput: $(INSTALLED_BENCH) ## steps/s beside the peers, an update besi
 	$(BIN)/python -m benchmarks.floor --json runs/benchmarks/floor.json
 	$(BIN)/python -m benchmarks.replay --json runs/benchmarks/replay.json
 	$(BIN)/python -m benchmarks.startup --json runs/benchmarks/startup.json
+
+bench-speeds: install ## measures anew what `tensorrl sweep --check` reckons with (tensorrl/data/trial_speeds.csv)
+	$(BIN)/python -m benchmarks.trial_speeds
 
 bench-trl: $(INSTALLED_BENCH) ## tensor regression layers beside dense layers and TensorLy-Torch
 	$(BIN)/python -m benchmarks.trl

@@ -56,8 +56,7 @@ def sweep_command(
     from tensorrl.sweeps.cluster import RayLost
 
     try:
-        with SweepDisplay() as display:
-            display.say(f"store: {store}")
+        with SweepDisplay(store) as display:
             rows = run_sweep(
                 spec,
                 store,

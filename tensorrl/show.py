@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console, Group
@@ -103,10 +104,15 @@ class TrainingDisplay(_Display):
 
 
 class SweepDisplay(_Display):
-    """Cells and agent steps done of a sweep, its speed, and the time left."""
+    """Cells and agent steps done of a sweep, its speed, and the time left.
 
-    def __init__(self) -> None:
+    Args:
+        store: where its cells lie, said first.
+    """
+
+    def __init__(self, store: Path) -> None:
         super().__init__()
+        self._store: Path | None = store
         self._task: Any = None
         self._said: dict[str, str] = {}
         self._spoke = time.monotonic()
@@ -117,6 +123,9 @@ class SweepDisplay(_Display):
 
     def update(self, rows: Sequence[CellStatus]) -> None:
         """Takes the status of every cell."""
+        if self._store is not None:
+            self._say(f"store: {self._store}")
+            self._store = None
         total, done = sum(row.steps for row in rows), sum(row.agent_steps for row in rows)
         news = progress_news(rows)
         if self._live:

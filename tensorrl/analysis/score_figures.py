@@ -20,6 +20,7 @@ _PROFILE_REPETITIONS = 2_000
 _PROFILE_POINTS = 201
 _BAND = 0.16
 _SMALL = 8
+_RATIO = " compression="
 
 ByLabel = Mapping[str, Mapping[str, Estimate]]
 
@@ -120,10 +121,12 @@ def draw_frontier(
             if len(line) > 1:
                 axes.plot(*zip(*sorted(line), strict=True), color="0.75", linewidth=1, zorder=1)
         for place, label in enumerate(block.labels):
-            each, seen = estimates[protocol][label][aggregate], look(label, place)
+            # One look for all ratios of a variant: the axis tells them apart.
+            variant = label.partition(_RATIO)[0]
+            each, seen = estimates[protocol][label][aggregate], look(variant, place)
             axes.errorbar(
                 at[label], each.value, [[each.value - each.low], [each.high - each.value]],
-                color=seen.colour, marker=seen.mark, markersize=7, capsize=3, linestyle="none", label=label, zorder=3,
+                color=seen.colour, marker=seen.mark, markersize=7, capsize=3, linestyle="none", label=variant, zorder=3,
             )  # fmt: skip
         axes.set_xscale("log")
         _ratio_ticks(axes, list(at.values()))
@@ -137,7 +140,8 @@ def draw_frontier(
         fontsize=9,
     )
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", fontsize=_SMALL, frameon=False)
+    once = dict(zip(labels, handles, strict=True))
+    figure.legend(list(once.values()), list(once), loc="outside right upper", fontsize=_SMALL, frameon=False)
     return figure
 
 
@@ -205,7 +209,7 @@ def _series(labels: Sequence[str]) -> list[list[str]]:
     """Agents that differ in compression alone, each series to be joined by a line."""
     series: dict[str, list[str]] = {}
     for label in labels:
-        name, mark, _ = label.partition(" compression=")
+        name, mark, _ = label.partition(_RATIO)
         if mark:
             series.setdefault(name, []).append(label)
         elif label.startswith("trl-"):

@@ -187,7 +187,7 @@ def aggregate_table(
         notes=[
             "0 is a random agent, 1 the human tester. In brackets: 95 % stratified bootstrap intervals, runs resampled "
             f"within each game, {statistics.REPETITIONS:,} times.",
-            *([] if block.runs > 1 else ["One run a game: nothing can be resampled, so the intervals have no width."]),
+            *([] if block.runs > 1 else ["One run a game: nothing can be resampled, so there are no intervals."]),
         ],
         records=records,
     )  # fmt: skip
@@ -259,7 +259,9 @@ def cells_table(record: SweepRecord, protocols: Sequence[Protocol]) -> Table:
 
 
 def interval_text(estimate: Estimate) -> str:
-    """A figure and its interval in brackets."""
+    """A figure and its interval in brackets, if it has one: from one run a game nothing can be resampled."""
+    if estimate.low == estimate.high:
+        return f"{estimate.value:.3f}"
     return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
 
 

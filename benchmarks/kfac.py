@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import kfac_digits
+from tensorrl import system
 from tensorrl.errors import InputError
 from tensorrl.learning.targets import categorical_losses, categorical_projection
 from tensorrl.networks.products import times_transposed
@@ -272,6 +273,7 @@ def main() -> None:
     parser.add_argument("--no-digits", action="store_true", help="without the supervised tasks")
     parser.add_argument("--json", type=Path, help="file for the figures")
     options = parser.parse_args()
+    system.keep_freed_memory()  # as a trial does
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
     warnings.filterwarnings("ignore", category=DeprecationWarning)

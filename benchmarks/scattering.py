@@ -1,11 +1,14 @@
 """Scattering features of a frame: when it arrives, beside Kymatio and beside transforming at sampling time.
 
-    python -m benchmarks.scattering [--J 2] [--L 4] [--repeats 21] [--threads 1] [--json]
+    python -m benchmarks.scattering [--J 2] [--L 4] [--repeats 21] [--threads 1] [--windows 5] [--json]
 
 Every contestant is timed once a round, in turn, so that what else the machine does touches all alike; figures are
 medians over rounds, ratios the medians of each round's ratio. Frames are of Ms. Pac-Man, played at random.
 "After other work" puts an untimed matrix product before each call, as training does: caches no longer hold the
 filters, nor the code. This is the figure an agent meets, and what the ratios divide by.
+
+Last, the agents `scattering` and `kfac-trl-10x` (learned first convolution, as many coefficients) train in processes of
+their own, in turn, `--windows` times 300 agent steps of Pong (see `benchmarks.throughput`); always at J = 2, L = 4.
 """
 
 from __future__ import annotations
@@ -24,10 +27,14 @@ from ale_py.vector_env import AtariVectorEnv
 from kymatio.scattering2d.frontend.torch_frontend import ScatteringTorch2D
 from torch import Tensor
 
+from benchmarks.contest import ratio as ratio_of
+from benchmarks.throughput import Plan, compete
+from tensorrl import system
 from tensorrl.networks.scattering import ScatteringStem
 
 BATCH, STACK, STEPS = 32, 4, 100_000
 SAMPLED = 2 * BATCH * STACK  # An update reads a stack before and a stack after each of its transitions.
+AGENTS = ("scattering", "kfac-trl-10x")
 ARRIVAL, SAMPLING = "one frame, after other work", f"frame of {SAMPLED}"
 
 
@@ -60,10 +67,14 @@ def main() -> None:
     parser.add_argument("--L", type=int, default=4, help="orientations")
     parser.add_argument("--repeats", type=int, default=21, help="rounds")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
+    parser.add_argument("--windows", type=int, default=5, help="windows of 300 agent steps; 0 leaves agents out")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args()
+    system.keep_freed_memory()  # as a trial does
     torch.set_num_threads(options.threads)
     figures = measure(options.J, options.L, options.repeats)
+    if options.windows:
+        figures |= agents(options.threads, options.windows)
     if options.json:
         print(json.dumps(figures, indent=1))
         return
@@ -115,6 +126,19 @@ def measure(J: int, L: int, rounds: int) -> dict[str, float]:
         "replay of features, MiB per 100k steps": STEPS * features / 2**20,
         "replay of frames, MiB per 100k steps": STEPS * frames[0].nbytes / 2**20,
         "largest difference from Kymatio, 1e-6": 1e6 * error,
+    }
+
+
+def agents(threads: int, windows: int) -> dict[str, float]:
+    """Agent steps a second of whole agents, with this stem and with a learned first convolution."""
+    plan = Plan(game="pong", warm_up=1_600, window=300, rounds=windows, checkouts={})
+    rows, failures = compete(AGENTS, threads, plan)
+    if failures:
+        raise SystemExit(f"scattering: {'; '.join(failures)}")
+    rates = {row.name: row.rates for row in rows}
+    ours, theirs = (rates[name] for name in AGENTS)
+    return {f"{name}, agent steps/s": statistics.median(values) for name, values in rates.items()} | {
+        "agent steps/s, scattering over kfac-trl-10x": ratio_of(ours, theirs).median
     }
 
 

@@ -66,8 +66,8 @@ class DataEfficientTorso(nn.Module):
 
     def prepare(self, stacks: Tensor) -> Tensor:
         """Makes patches (batch, 225, stack·25) of pixels from 0 to 1 of stacks (batch, stack, 225, 25)."""
-        pixels = stacks.to(self.conv1.weight.dtype).mul_(1 / 255)
-        return pixels.transpose(1, 2).reshape(len(stacks), 225, -1)
+        # As bytes, and by `cat`: a transposition of floats moves four times as much, in as many short runs.
+        return torch.cat(stacks.unbind(1), 2).to(self.conv1.weight.dtype).mul_(1 / 255)
 
     def forward(self, patches: Tensor) -> Tensor:
         """Maps what `prepare` gave, (batch, 225, stack·25), to features (batch, 64, 3, 3)."""

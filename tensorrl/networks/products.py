@@ -33,9 +33,14 @@ def suits_onednn(like: Tensor, multiply_adds: int) -> bool:
 def times_transposed(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
     """Returns `left @ right.T + bias`; (m, k), (n, k), (n,) → (m, n). Not differentiable: see `linear`."""
     if suits_onednn(left, left.shape[0] * left.shape[1] * right.shape[0]):
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(_dense(left), _dense(right), bias, "none", [], "")
         return product
     return left @ right.mT if bias is None else torch.addmm(bias, left, right.mT)
+
+
+def _dense(matrix: Tensor) -> Tensor:
+    # With gaps between rows oneDNN takes a reference loop, hundreds of times as slow.
+    return matrix if matrix.is_contiguous() or matrix.mT.is_contiguous() else matrix.contiguous()
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tensorrl.networks.products import ONEDNN_FROM, linear
+from tensorrl.networks.products import ONEDNN_FROM, linear, times_transposed
 
 
 @pytest.mark.parametrize("shape", [(4, 300, 100), (400, 64), (2, 8)])
@@ -30,3 +30,9 @@ def test_large_products_under_function_transforms_equal_plain_ones():
     expected = torch.func.grad(lambda w: F.linear(x, w).square().sum())(weight)
     got = torch.func.grad(lambda w: linear(x, w, None).square().sum())(weight)
     torch.testing.assert_close(got, expected)
+
+
+def test_rows_with_gaps_between_them_are_multiplied_too():
+    wide, weight = torch.randn(64, 1024), torch.randn(256, 512)
+    left = wide[:, :512]
+    torch.testing.assert_close(times_transposed(left, weight), left.contiguous() @ weight.T)

@@ -35,4 +35,4 @@ def test_large_products_under_function_transforms_equal_plain_ones():
 def test_rows_with_gaps_between_them_are_multiplied_too():
     wide, weight = torch.randn(64, 1024), torch.randn(256, 512)
     left = wide[:, :512]
-    torch.testing.assert_close(times_transposed(left, weight), left.contiguous() @ weight.T)
+    torch.testing.assert_close(times_transposed(left, weight), left.contiguous() @ weight.T, rtol=1e-4, atol=1e-3)

@@ -181,6 +181,8 @@ class _Run:
             except checkpoints.DamagedCheckpoint as error:
                 self.on_report({"message": f"damaged checkpoint, going back to the one before: {error}"})
                 continue
+            except ValueError as error:
+                raise InputError(f"{checkpoint}: this version cannot go on from it ({error}); begin anew") from None
             self.training_seconds = extra["training_seconds"]
             self.learning_seconds = extra["learning_seconds"]
             self.learning_steps = extra["learning_steps"]

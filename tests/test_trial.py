@@ -143,6 +143,15 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
         run_trial(spec(), out, resume=True)
 
 
+def test_a_checkpoint_with_a_replay_of_another_size_is_refused(tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    with pytest.raises(Kill):
+        run_trial(spec(), out, on_report=stop_at(75))
+    monkeypatch.setattr("tensorrl.training.replay_slots", lambda settings, steps: 5_000)
+    with pytest.raises(InputError, match="cannot go on from it .*capacity .*not 5000.*; begin anew"):
+        run_trial(spec(), out, resume=True)
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [

@@ -1,6 +1,6 @@
 """Milliseconds per update: Adam, our K-FAC and curvlinops' on the agent's networks; steps to a loss on digits.
 
-    python -m benchmarks.kfac [--threads 2] [--rounds 7] [--curvature-interval 20] [--inverse-interval 100]
+    python -m benchmarks.kfac [--threads 2] [--rounds 7] [--curvature-interval 25] [--inverse-interval 100]
                               [--kfac-pytorch PATH] [--clock wall|cpu] [--products] [--no-digits] [--json FILE]
 
 An update is all that the learner does with a batch of 32: double-Q targets, forward, backward, optimizer (for K-FAC
@@ -265,7 +265,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--curvature-interval", type=int, default=20)
+    parser.add_argument("--curvature-interval", type=int, default=25)
     parser.add_argument("--inverse-interval", type=int, default=100)
     parser.add_argument("--kfac-pytorch", type=Path, metavar="PATH", help="a checkout of kfac-pytorch to run beside")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")

@@ -148,7 +148,7 @@ def test_a_checkpoint_with_a_replay_of_another_size_is_refused(tmp_path, monkeyp
     with pytest.raises(Kill):
         run_trial(spec(), out, on_report=stop_at(75))
     monkeypatch.setattr("tensorrl.training.replay_slots", lambda settings, steps: 5_000)
-    with pytest.raises(InputError, match="cannot go on from it .*capacity .*not 5000.*; begin anew"):
+    with pytest.raises(InputError, match=r"cannot go on from it .*capacity .*not 5000.*; begin anew"):
         run_trial(spec(), out, resume=True)
 
 

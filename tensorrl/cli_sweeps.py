@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 
 from tensorrl.cli_options import Json, print_json
 from tensorrl.errors import InputError
+from tensorrl.sweeps.remote import REMOTE_VARIABLE
 
 if TYPE_CHECKING:
     from tensorrl.sweeps import CellStatus, SweepStatus
@@ -25,6 +27,13 @@ MaxConcurrent = Annotated[int | None, typer.Option(min=1, help="Trials at once a
 Address = Annotated[
     str | None, typer.Option(help="A running Ray: auto, or HOST:PORT. RAY_ADDRESS, or a Ray of its own, otherwise.")
 ]
+Remote = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URI",
+        help="What machines that share no folder exchange cells by, e.g. s3://BUCKET/PREFIX; else TENSORRL_REMOTE.",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -32,6 +41,7 @@ def register(app: typer.Typer) -> None:
     app.command("sweep")(sweep_command)
     app.command("status")(status_command)
     app.command("submit")(submit_command)
+    app.command("pull")(pull_command)
 
 
 def sweep_command(
@@ -41,6 +51,7 @@ def sweep_command(
     only: Only = None,
     max_concurrent: MaxConcurrent = None,
     address: Address = None,
+    remote: Remote = None,
     resume: Annotated[bool, typer.Option("--resume", help="What happens anyway: go on with what was begun.")] = True,
     as_json: Json = False,
 ) -> None:
@@ -49,8 +60,9 @@ def sweep_command(
 
     spec = load_sweep(file)
     store = store_path(out)
+    remote = remote or os.environ.get(REMOTE_VARIABLE)
     if check:
-        _check(spec, store, only=only, address=address, as_json=as_json)
+        _check(spec, store, only=only, address=address, remote=remote, as_json=as_json)
         return
     from tensorrl.show import SweepDisplay, print_results
     from tensorrl.sweeps.cluster import RayLost
@@ -63,6 +75,7 @@ def sweep_command(
                 only=only,
                 max_concurrent=max_concurrent,
                 address=address,
+                remote=remote,
                 on_update=display.update,
                 say=display.say,
             )
@@ -83,11 +96,11 @@ def sweep_command(
         sys.exit(1)
 
 
-def _check(spec: Any, store: Path, *, only: str | None, address: str | None, as_json: bool) -> None:
+def _check(spec: Any, store: Path, *, only: str | None, address: str | None, remote: str | None, as_json: bool) -> None:
     from tensorrl.show import print_estimate
     from tensorrl.sweeps.check import check_sweep
 
-    found = check_sweep(spec, store, only=only, address=address)
+    found = check_sweep(spec, store, only=only, address=address, remote=remote)
     if as_json:
         print_json(found)
     else:
@@ -100,6 +113,7 @@ def submit_command(
     out: Annotated[str | None, typer.Option("--out", help="The store, as every machine of the cluster has it.")] = None,
     only: Only = None,
     max_concurrent: MaxConcurrent = None,
+    remote: Remote = None,
     check: Annotated[bool, typer.Option(help="Ask the cluster first whether it can run the sweep.")] = True,
     follow: Annotated[bool, typer.Option(help="Follow the job's log to its end.")] = True,
 ) -> None:
@@ -113,7 +127,7 @@ def submit_command(
     cluster = Cluster(address)
     if check:
         print("asking the cluster whether it can run the sweep ...", file=sys.stderr, flush=True)
-        found = check_cluster(cluster, file, out=out)
+        found = check_cluster(cluster, file, out=out, remote=remote)
         print_estimate(found)
         print_reach(found)
         out = str(found["store"])
@@ -128,6 +142,7 @@ def submit_command(
         raise InputError(f"job {running} runs {spec.name} in {out} already (allowed: once it has ended or was stopped)")
     options = ["--only", only] if only else []
     options += ["--max-concurrent", str(max_concurrent)] if max_concurrent else []
+    options += ["--remote", remote] if remote else []
     job = start_sweep(cluster, file, store=out, options=options)
     print(describe_job(spec, cluster, job), flush=True)
     if not follow:
@@ -178,6 +193,25 @@ def status_command(
                 status = sweep_status(store, sweep)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def pull_command(
+    uri: Annotated[str, typer.Argument(metavar="URI", help="A sweep's --remote.")],
+    out: Out = None,
+    checkpoints: Annotated[bool, typer.Option("--checkpoints", help="Bring trained networks, too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Bring a remote's cells and sweeps into a store here, for status, report, sync and evaluate."""
+    from tensorrl.sweeps import store_path
+    from tensorrl.sweeps.pull import pull
+
+    store = store_path(out)
+    found = pull(uri, store, checkpoints=checkpoints)
+    if as_json:
+        print_json({"store": str(store), **found})
+    else:
+        sweeps = ", ".join(found["sweeps"]) or "none"
+        print(f"{store}: {found['cells']} cells, {found['finished']} of them finished; sweeps: {sweeps}")
 
 
 def _status_json(status: SweepStatus) -> dict[str, Any]:

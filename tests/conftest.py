@@ -18,7 +18,7 @@ for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_variable] = "1"
 
 # A test run must never write to the server, or start work on the cluster, that a developer's shell points at.
-for _variable in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID", "RAY_ADDRESS"):
+for _variable in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID", "RAY_ADDRESS", "TENSORRL_REMOTE"):
     os.environ.pop(_variable, None)
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"

@@ -87,6 +87,11 @@ class Board:
                 self._rows[index] = self._read(index)
         return list(self._rows)
 
+    def running(self) -> list[Entry]:
+        """Returns the cells that were begun in this run and are not known to be finished. Safe from other threads."""
+        pairs = zip(self.listed, self._begun, list(self._rows), strict=True)
+        return [entry for entry, begun, row in pairs if begun and row.state != "finished"]
+
     def open_cells(self) -> list[int]:
         """Returns the places of the cells that are neither finished nor given up."""
         return [index for index, row in enumerate(self.rows()) if row.state not in ("finished", "failed")]

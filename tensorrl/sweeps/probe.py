@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from tensorrl.errors import InputError
+from tensorrl.sweeps.away import open_away
 from tensorrl.sweeps.check import check_sweep
 from tensorrl.sweeps.cluster import ray_session
 from tensorrl.sweeps.files import load_sweep
+from tensorrl.sweeps.remote import REMOTE_VARIABLE, Remote
 from tensorrl.sweeps.spec import SweepSpec
 from tensorrl.sweeps.store import LOCKS_FOLDER, open_store, store_path
 from tensorrl.tracking.record import one_line
@@ -25,12 +27,13 @@ MARK = "TENSORRL-PROBE "
 _ANSWER_SECONDS = 120.0
 
 
-def probe(spec: SweepSpec, store: Path) -> dict[str, Any]:
+def probe(spec: SweepSpec, store: Path, remote: str | None = None) -> dict[str, Any]:
     """Returns what `tensorrl sweep --check` says of this cluster, with what each of its machines can reach.
 
     Args:
         spec: the sweep.
         store: its folder of cells, as an absolute path on every machine.
+        remote: where machines without a shared folder keep the store.
 
     Returns:
         `check_sweep`'s values, and: `mlflow`, where the record goes; `problems`, lines, one for each machine and thing
@@ -45,14 +48,17 @@ def probe(spec: SweepSpec, store: Path) -> dict[str, Any]:
     open_store(store)
     uri = tracking_uri_for(store / "cell", os.environ.get("MLFLOW_TRACKING_URI") or spec.tracking.uri)
     with ray_session("auto"):
-        found = check_sweep(spec, store, address="auto")
+        found = check_sweep(spec, store, address="auto", remote=remote)
         token = f"probe-{uuid.uuid4().hex}"
         mark = store / LOCKS_FOLDER / token
         mark.touch()
+        away = open_away(remote, store, spec.name, uri).remote if remote else None
+        if away is not None:
+            away.write(f"{LOCKS_FOLDER}/{token}", b"asked")
         look: Any = ray.remote(num_cpus=0, max_retries=0)(look_from_here)
         asked = {
             look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)).remote(
-                str(store), token, uri
+                str(store), token, uri, remote
             ): str(node["NodeManagerHostname"])
             for node in ray.nodes()
             if node["Alive"]
@@ -62,29 +68,36 @@ def probe(spec: SweepSpec, store: Path) -> dict[str, Any]:
             problems = [line for answer in answered for line in _answer(answer, asked[answer])]
         finally:
             mark.unlink(missing_ok=True)
+            if away is not None:
+                away.remove(f"{LOCKS_FOLDER}/{token}")
         silent = [f"{name}: does not answer" for answer, name in asked.items() if answer not in answered]
         free = {name: amount for name, amount in ray.available_resources().items() if name in ("CPU", "GPU", "memory")}
     return {**found, "mlflow": _without_password(uri), "problems": [*problems, *silent], "free": free}
 
 
-def look_from_here(store: str, token: str, uri: str) -> list[str]:
+def look_from_here(store: str, token: str, uri: str, remote: str | None = None) -> list[str]:
     """Returns what this machine cannot reach, a line each.
 
     Args:
         store: the folder of cells.
         token: name of a file that the asking machine has put into it.
         uri: MLflow's store.
+        remote: where machines without a shared folder keep the store; the file is there, then.
     """
     folder, problems = Path(store) / LOCKS_FOLDER, []
+    own = f"{token}-{socket.gethostname()}"
     try:
-        if not (folder / token).exists():
-            raise InputError("is not the folder that the driver sees (allowed: one folder that all machines share)")
-        own = folder / f"{token}-{socket.gethostname()}"
-        with file_lock(own, wait=False):
-            own.write_text("written")
-        own.unlink()
+        if remote:
+            open_store(Path(store))
+        elif not (folder / token).exists():
+            raise InputError("is not the folder that the driver sees (allowed: one that all share, or a --remote)")
+        with file_lock(folder / own, wait=False):
+            (folder / own).write_text("written")
+        (folder / own).unlink()
     except (OSError, InputError) as error:
         problems.append(f"the store {store}: {one_line(error)}")
+    if remote:
+        problems += _look_at_remote(remote, f"{LOCKS_FOLDER}/{token}", f"{LOCKS_FOLDER}/{own}")
     path = sqlite_path(uri)
     try:
         # An SQLite file lies in the store or beside it, and is made by the driver.
@@ -93,6 +106,18 @@ def look_from_here(store: str, token: str, uri: str) -> list[str]:
     except Exception as error:
         problems.append(f"MLflow at {_without_password(uri)}: {one_line(error)}")
     return problems
+
+
+def _look_at_remote(uri: str, asked: str, own: str) -> list[str]:
+    try:
+        remote = Remote(uri)
+        if remote.read(asked) is None:
+            raise InputError("is not the remote that the driver sees")
+        remote.write(own, b"written")
+        remote.remove(own)
+    except (OSError, InputError) as error:
+        return [f"the remote {uri}: {one_line(error)}"]
+    return []
 
 
 def _answer(answer: Any, machine: str) -> list[str]:
@@ -115,9 +140,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("file", type=Path)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--remote", default=os.environ.get(REMOTE_VARIABLE))
     given = parser.parse_args(arguments)
     try:
-        found = probe(load_sweep(given.file), store_path(given.out))
+        found = probe(load_sweep(given.file), store_path(given.out), given.remote)
     except InputError as error:
         found = {"error": str(error)}
     print(f"\n{MARK}{json.dumps(found)}")

@@ -6,10 +6,11 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 from tensorrl.errors import InputError
+from tensorrl.sweeps.away import Away, open_away
 from tensorrl.sweeps.board import Board, OnUpdate
 from tensorrl.sweeps.cluster import check_address, ray_session
 from tensorrl.sweeps.grid import Cell, cells, select
@@ -31,6 +32,7 @@ from tensorrl.sweeps.store import (
 )
 from tensorrl.sweeps.tuning import Control, tune_cells
 from tensorrl.tracking import prepare_store, sync_missing, tracking_uri_for
+from tensorrl.tracking.memory import is_complete
 from tensorrl.tracking.mirror import LOCK_FILE
 from tensorrl.tracking.record import one_line
 from tensorrl.tracking.store import LockedError, file_lock
@@ -49,6 +51,7 @@ def run_sweep(
     only: str | None = None,
     max_concurrent: int | None = None,
     address: str | None = None,
+    remote: str | None = None,
     on_update: OnUpdate | None = None,
     say: Say | None = None,
 ) -> list[CellStatus]:
@@ -62,10 +65,13 @@ def run_sweep(
 
     Args:
         spec: the sweep.
-        store: the folder of cells, created where it is missing. Every machine must have it under this path.
+        store: the folder of cells, created where it is missing. Every machine must have it under this path, or there
+            must be a remote.
         only: a pattern for `<game>-<variant>-seed<k>`; other cells are left alone.
         max_concurrent: trials at once at most; None takes the sweep's own limit, or runs as many as fit.
         address: of a running Ray (`auto`, HOST:PORT); None takes `RAY_ADDRESS`, or a Ray of this process's own.
+        remote: URI of where machines without a shared folder keep the store; `store` is then a folder of each
+            machine's own. None where they share it.
         on_update: called about once a second, and at the end, with every cell's status. What it raises is logged.
         say: called with a line for the user now and then.
 
@@ -73,8 +79,8 @@ def run_sweep(
         The status of every chosen cell, in order: `finished` with its result, or `failed` with its last lines.
 
     Raises:
-        InputError: the store is of another version, full or cannot be written to; no Ray answers; or a trial asks for
-            more than any machine has.
+        InputError: the store is of another version, full or cannot be written to; the remote cannot be used; no Ray
+            answers; or a trial asks for more than any machine has.
         RayLost: Ray did not start, or has no machine left.
         KeyboardInterrupt: the sweep was asked to stop; its trials have checkpointed.
     """
@@ -82,10 +88,12 @@ def run_sweep(
     store, say = store.absolute(), say or (lambda _: None)
     grid = cells(spec)
     chosen = select(grid, only)
+    uri = tracking_uri_for(store / "cell", _given_uri(spec))
+    away = open_away(remote, store, spec.name, uri) if remote else None
     open_store(store)
     try:
-        with stop_signals() as stop:
-            return _Sweep(spec, store, grid, chosen, stop, on_update, say).run(max_concurrent, address)
+        with stop_signals() as stop, away or nullcontext():
+            return _Sweep(spec, store, grid, chosen, uri, away, stop, on_update, say).run(max_concurrent, address)
     except Exception as error:
         if isinstance(error, InputError) or not is_full(error):
             raise
@@ -101,14 +109,16 @@ class _Sweep:
         store: Path,
         grid: Sequence[Cell],
         chosen: Sequence[Cell],
+        uri: str,
+        away: Away | None,
         stop: StopRequest,
         on_update: OnUpdate | None,
         say: Say,
     ) -> None:
         self.spec, self.store, self.grid, self.chosen = spec, store, grid, chosen
+        self.uri, self.away = uri, away
         self.stop, self.on_update, self.say = stop, on_update, say
         self.folder = sweep_folder(store, spec.name)
-        self.uri = tracking_uri_for(store / "cell", _given_uri(spec))
         # Places of the cells that another process runs.
         self.busy: set[int] = set()
 
@@ -117,8 +127,12 @@ class _Sweep:
         with ExitStack() as held:
             self._become_driver(held)
             # Once more: while this process waited, the other may have made cells, or been of another file.
+            if self.away is not None:
+                self.away.bring(entries(self.store, self.grid))
             write_sweep(self.store, self.spec, entries(self.store, self.grid))
             board = Board(entries(self.store, self.chosen), self.store, self.folder / STATE_FILE, self.on_update)
+            if self.away is not None:
+                self.away.follow(board, self.stop)
             try:
                 self._complete(board, max_concurrent or self.spec.max_concurrent, address)
             except BaseException:
@@ -135,7 +149,12 @@ class _Sweep:
         said = False
         while True:
             try:
-                held.enter_context(file_lock(self.folder / DRIVER_LOCK, wait=False))
+                with ExitStack() as here:
+                    here.enter_context(file_lock(self.folder / DRIVER_LOCK, wait=False))
+                    if self.away is not None and not self.away.claim(self._pause):
+                        self.away.bring_sweep(entries(self.store, self.chosen))
+                        raise LockedError
+                    held.push(here.pop_all())
             except LockedError:
                 where = read_status(self.store, self.spec.name, []).where
                 if not said:
@@ -157,7 +176,7 @@ class _Sweep:
                 _prepare(self.uri)
                 board.gauges = SweepGauges(self.spec.name)
                 board.show(at_once=True)
-                flag = StopFlag(self.folder / STOP_FILE)
+                flag = self.away.flag() if self.away is not None else StopFlag(self.folder / STOP_FILE)
                 flag.lower()
                 control = Control(
                     spec=self.spec,
@@ -171,6 +190,7 @@ class _Sweep:
                     resources=resources,
                     max_concurrent=max_concurrent,
                     say=self.say,
+                    remote=self.away.remote.uri if self.away is not None else "",
                 )
                 try:
                     self._rounds(board, control)
@@ -186,6 +206,8 @@ class _Sweep:
             ready = [index for index in board.open_cells() if index not in self.busy or self._free(board, index)]
             if ready:
                 end = tune_cells(control, ready)
+                if self.away is not None:
+                    self.away.bring([board.listed[index] for index in ready])
                 self.busy = (self.busy - set(ready)) | set(end.busy)
                 if end.full:
                     raise _full(self.store)
@@ -214,6 +236,12 @@ class _Sweep:
     def _sync(self, board: Board) -> None:
         folders = [self.store / entry.folder for entry in board.listed]
         _await_records(folders)
+        if self.away is not None:
+            self.away.bring_checkpoints(
+                folder
+                for folder in folders
+                if not is_complete(folder, experiment=self.spec.experiment, tracking_uri=self.uri)
+            )
         missed = [
             outcome
             for outcome in sync_missing(
@@ -241,8 +269,8 @@ class _Sweep:
         except Exception as error:
             _log.warning("%s: the report is not complete (%s); see `tensorrl report`", self.spec.name, one_line(error))
 
-    def _pause(self) -> None:
-        deadline = time.monotonic() + _POLL_SECONDS
+    def _pause(self, seconds: float = _POLL_SECONDS) -> None:
+        deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if self.stop.requested:
                 raise KeyboardInterrupt

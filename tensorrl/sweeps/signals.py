@@ -11,7 +11,8 @@ from pathlib import Path
 from types import FrameType
 
 _ASKED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_RUN, _STOP = b"run \n", b"stop\n"
+RUN, STOP = b"run \n", b"stop\n"
+"""What the file says that tells trials whether to go on."""
 _POLL_SECONDS = 1.0
 
 
@@ -70,17 +71,17 @@ class StopFlag:
 
     def lower(self) -> None:
         """Makes the file, or takes a former request back."""
-        self.path.write_bytes(_RUN)
+        self.path.write_bytes(RUN)
 
     def up(self) -> None:
         """Tells the trials to leave."""
         with self.path.open("r+b") as file:
-            file.write(_STOP)
+            file.write(STOP)
 
     def is_up(self) -> bool:
         """Whether the trials are to leave."""
         try:
-            return self.path.read_bytes() == _STOP
+            return self.path.read_bytes() == STOP
         except OSError:
             return False
 

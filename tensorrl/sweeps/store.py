@@ -37,6 +37,7 @@ STATE_FILE = "state.json"
 REPORT_FOLDER = "report"
 DRIVER_LOCK = "driver.lock"
 STOP_FILE = "stop"
+TUNE_FOLDER = "tune"
 STORE_VARIABLE = "TENSORRL_STORE"
 _DEFAULT = "runs"
 _JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -103,6 +104,11 @@ def check_version(store: Path) -> None:
         raise InputError(f"{store}: is a store of version {version} (allowed: {VERSION}; choose another with --out)")
 
 
+def version_text() -> str:
+    """Returns what a store of this version says of itself."""
+    return json.dumps({"version": VERSION}) + "\n"
+
+
 def open_store(store: Path) -> None:
     """Creates a store where there is none, and checks that it can be used.
 
@@ -113,7 +119,7 @@ def open_store(store: Path) -> None:
     try:
         (store / LOCKS_FOLDER).mkdir(parents=True, exist_ok=True)
         if not (store / VERSION_FILE).exists():
-            write_text(store / VERSION_FILE, json.dumps({"version": VERSION}) + "\n")
+            write_text(store / VERSION_FILE, version_text())
     except OSError as error:
         raise InputError(f"{store}: cannot be written to: {error.strerror}") from None
 
@@ -126,6 +132,16 @@ def sweep_folder(store: Path, name: str) -> Path:
 def lock_file(store: Path, key: str) -> Path:
     """Returns the file that whoever runs the cell of `key` holds a lock on."""
     return store / LOCKS_FOLDER / f"{key[:16]}.lock"
+
+
+def claim_name(key: str) -> str:
+    """Returns the name in a remote of the file by which a machine claims the cell of `key`."""
+    return f"{LOCKS_FOLDER}/{key[:16]}.json"
+
+
+def sweep_name(name: str, file: str) -> str:
+    """Returns the name in a remote of a file that a sweep keeps."""
+    return f"{SWEEPS_FOLDER}/{name}/{file}"
 
 
 def entries(store: Path, grid: Sequence[Cell]) -> list[Entry]:

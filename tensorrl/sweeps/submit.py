@@ -134,19 +134,21 @@ class Cluster:
         return None
 
 
-def check_cluster(cluster: Cluster, file: Path, *, out: str | None) -> dict[str, Any]:
+def check_cluster(cluster: Cluster, file: Path, *, out: str | None, remote: str | None = None) -> dict[str, Any]:
     """Asks the cluster, in a job of its own, whether it can run a sweep; see `probe`.
 
     Args:
         cluster: the cluster.
         file: the sweep file.
         out: the store's path in the cluster; None leaves it to the cluster's environment.
+        remote: where machines without a shared folder keep the store; None leaves it to the cluster's environment.
 
     Raises:
         InputError: the sweep cannot run there, or no answer came.
     """
     with packed(file) as folder:
-        command = ["python", "-m", "tensorrl.sweeps.probe", _SENT, *(["--out", out] if out else [])]
+        given = [*(["--out", out] if out else []), *(["--remote", remote] if remote else [])]
+        command = ["python", "-m", "tensorrl.sweeps.probe", _SENT, *given]
         job = cluster.start(shlex.join(command), folder, name="tensorrl-check", metadata={})
         log = cluster.wait(job, _PROBE_SECONDS)
     lines = [line for line in log.splitlines() if line.startswith(MARK)]

@@ -15,10 +15,11 @@ from tensorrl.sweeps import worker
 from tensorrl.sweeps.board import Board
 from tensorrl.sweeps.cluster import Watchman
 from tensorrl.sweeps.grid import Cell
+from tensorrl.sweeps.remote import Remote
 from tensorrl.sweeps.signals import StopFlag, StopRequest
 from tensorrl.sweeps.spec import SweepSpec
+from tensorrl.sweeps.store import STOP_FILE, TUNE_FOLDER, claim_name, sweep_name
 
-TUNE_FOLDER = "tune"
 _GRACE_SECONDS = 60.0
 """Trials asked to leave have this long for a hundred agent steps and a checkpoint."""
 _ERROR_LINES = 4
@@ -40,6 +41,7 @@ class Control:
         resources: of each trial, in Ray's words.
         max_concurrent: trials at once at most.
         say: a line for the user.
+        remote: where machines without a shared folder keep the store, a URI; empty where they share it.
     """
 
     spec: SweepSpec
@@ -53,6 +55,7 @@ class Control:
     resources: Mapping[str, float]
     max_concurrent: int | None
     say: Callable[[str], None]
+    remote: str = ""
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks for a restore of its own, which a sweep does not use; a display may hold locks.
@@ -87,7 +90,8 @@ def tune_cells(control: Control, places: Sequence[int]) -> RoundEnd:
     """
     from ray import tune
 
-    _clean(control.folder / TUNE_FOLDER)
+    if not control.remote:
+        _clean(control.folder / TUNE_FOLDER)
     tasks = {control.board.listed[place].folder: place for place in places}
     watch = _make_watch(control, tasks)
     with suppress(_Leave):
@@ -101,7 +105,7 @@ def tune_cells(control: Control, places: Sequence[int]) -> RoundEnd:
             ),
             run_config=tune.RunConfig(
                 name=time.strftime("%Y%m%d-%H%M%S"),
-                storage_path=str(control.folder / TUNE_FOLDER),
+                storage_path=_tune_storage(control),
                 failure_config=tune.FailureConfig(max_failures=control.spec.retries),
                 callbacks=[watch],
                 verbose=0,
@@ -127,7 +131,17 @@ def _task(control: Control, place: int) -> worker.CellTask:
         tracking_uri=control.uri,
         experiment=control.spec.experiment,
         trial_function=worker.TRIAL_FUNCTION,
+        remote=control.remote,
+        claim=claim_name(entry.key),
+        remote_stop=sweep_name(control.spec.name, STOP_FILE),
     )
+
+
+def _tune_storage(control: Control) -> str:
+    """Where Tune keeps its own files, which all machines reach."""
+    if control.remote:
+        return Remote(control.remote).below(sweep_name(control.spec.name, TUNE_FOLDER))
+    return str(control.folder / TUNE_FOLDER)
 
 
 def _cell_name(trial: Any) -> str:

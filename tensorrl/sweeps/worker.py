@@ -17,7 +17,7 @@ from tensorrl.description import TrialSpec
 from tensorrl.errors import InputError
 from tensorrl.sweeps.signals import StopFlag, watch_flag
 from tensorrl.sweeps.space import is_full
-from tensorrl.sweeps.store import VERSION_FILE, find_folder, lock_file
+from tensorrl.sweeps.store import VERSION_FILE, find_folder, lock_file, open_store
 from tensorrl.tracking import MlflowRecord
 from tensorrl.tracking.folder import read_result
 from tensorrl.tracking.store import LockedError, file_lock
@@ -33,7 +33,10 @@ Outcome = Literal["done", "busy", "stopped", "refused", "full"]
 
 
 class CellTask(TypedDict):
-    """What a Tune trial is given: plain values only, because Tune writes them to its files."""
+    """What a Tune trial is given: plain values only, because Tune writes them to its files.
+
+    `remote` is empty where all machines share the store; else `claim` and `remote_stop` are names in it.
+    """
 
     spec: dict[str, Any]
     key: str
@@ -43,6 +46,9 @@ class CellTask(TypedDict):
     tracking_uri: str
     experiment: str
     trial_function: str
+    remote: str
+    claim: str
+    remote_stop: str
 
 
 class CellEnd(TypedDict):
@@ -64,7 +70,12 @@ def run_cell(config: dict[str, CellTask]) -> CellEnd:
     """
     task = config["cell"]
     store, name = Path(task["store"]), task["folder"]
-    if not (store / VERSION_FILE).is_file():
+    if task["remote"]:
+        try:
+            open_store(store)
+        except InputError as error:
+            return CellEnd(outcome="refused", reason=f"{socket.gethostname()}: {error}")
+    elif not (store / VERSION_FILE).is_file():
         reason = f"{store}: not there on {socket.gethostname()} (every machine must have the store under this path)"
         return CellEnd(outcome="refused", reason=reason)
     stop = watch_flag(StopFlag(Path(task["stop_file"])))
@@ -76,8 +87,8 @@ def run_cell(config: dict[str, CellTask]) -> CellEnd:
                 return CellEnd(outcome="busy", reason="another process runs it")
             if find_folder(store, task["key"]) not in (None, name):
                 return CellEnd(outcome="busy", reason="another sweep began it")
-            if read_result(store / name) is not None:
-                return CellEnd(outcome="done", reason="")
+            if task["remote"]:
+                return _train_away(task, store, stop)
             return _train(task, store / name, stop)
         except Exception as error:
             if is_full(error):
@@ -85,7 +96,23 @@ def run_cell(config: dict[str, CellTask]) -> CellEnd:
             raise
 
 
+def _train_away(task: CellTask, store: Path, stop: Callable[[], bool]) -> CellEnd:
+    """Trains a cell that goes to and fro by a remote."""
+    from tensorrl.sweeps.exchange import Exchange
+    from tensorrl.sweeps.remote import Remote
+
+    remote = Remote(task["remote"])
+    with Exchange(remote, store, task["folder"], claim=task["claim"], stop=task["remote_stop"]) as exchange:
+        if not exchange.begin():
+            return CellEnd(outcome="busy", reason="another machine runs it")
+        end = _train(task, store / task["folder"], lambda: stop() or exchange.asked())
+        exchange.finish()
+        return CellEnd(outcome="busy", reason="another machine took it over") if exchange.lost else end
+
+
 def _train(task: CellTask, folder: Path, stop: Callable[[], bool]) -> CellEnd:
+    if read_result(folder) is not None:
+        return CellEnd(outcome="done", reason="")
     from tensorrl.trial import Interrupted
 
     module, _, name = task["trial_function"].partition(":")

@@ -45,9 +45,13 @@ def read_result(directory: Path) -> dict[str, Any] | None:
 def read_progress(directory: Path) -> list[dict[str, Any]]:
     """Returns the complete lines of `progress.jsonl` that carry a step, in the order of the file."""
     try:
-        content = (directory / PROGRESS_FILE).read_bytes()
+        return read_lines((directory / PROGRESS_FILE).read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def read_lines(content: bytes) -> list[dict[str, Any]]:
+    """Returns the complete lines of a report file's content that carry a step."""
     lines: list[dict[str, Any]] = []
     for raw in content.split(b"\n")[:-1]:
         try:

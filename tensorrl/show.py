@@ -254,6 +254,6 @@ def print_estimate(found: Mapping[str, Any]) -> None:
         + f"; all: {found['disk'] / gib:.2f} GiB of disk"
     )
     if found["hours"] is None:
-        print("time: cannot be estimated" + (" (no machine fits a trial)" if not found["at_once"] else ""))
+        print("time: cannot be estimated" + ("" if found["at_once"] else " (no machine that runs trials is there yet)"))
     else:
         print(f"time: about {duration(found['hours'] * 3600)} with {found['at_once']} at once")

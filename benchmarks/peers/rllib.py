@@ -95,7 +95,7 @@ def start_ray() -> None:
     """Starts Ray as small as it gets: RLlib starts it anyway, with a dashboard that would take time from everybody."""
     import ray
 
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False, configure_logging=False)
 
 
 if __name__ == "__main__":

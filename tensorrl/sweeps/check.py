@@ -10,7 +10,7 @@ from tensorrl.sweeps.away import look
 from tensorrl.sweeps.cluster import check_address, ray_session
 from tensorrl.sweeps.estimate import estimate, this_machine
 from tensorrl.sweeps.grid import cells, select
-from tensorrl.sweeps.resources import fit, machines
+from tensorrl.sweeps.resources import fit, machines, train_on
 from tensorrl.sweeps.spec import SweepSpec
 from tensorrl.sweeps.status import cell_status
 from tensorrl.sweeps.store import check_version, entries
@@ -47,5 +47,7 @@ def check_sweep(
             there = machines()
     else:
         there = [this_machine()]
-    fit(spec, there)
+    # A cluster that grows from zero has none yet: what fits is seen when the first machine is there.
+    if not address or train_on(there):
+        fit(spec, there)
     return {**estimate(spec, rows, there), "store": str(store)}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 from tensorrl.errors import InputError
 from tensorrl.sweeps.estimate import Device, Machine, cell_memory, trials_per_gpu
@@ -27,6 +28,38 @@ def machines() -> list[Machine]:
         for node in ray.nodes()
         if node["Alive"]
     ]
+
+
+def train_on(there: Sequence[Machine]) -> bool:
+    """Whether any of these machines runs trials. A cluster that grows from zero has a head only, which runs none."""
+    return any(machine.cpus for machine in there)
+
+
+def await_machine(spec: SweepSpec, say: Callable[[str], None], pause: Callable[[], None]) -> None:
+    """Waits for the first machine that runs trials, where there is none: asks Ray's autoscaler for it, if there is one.
+
+    What each trial reserves can only then be told (`gpus: auto`); further machines come as trials wait for them.
+
+    Args:
+        spec: the sweep.
+        say: a line for the user.
+        pause: waits about a second, or raises where the user wants to stop.
+    """
+    if train_on(machines()):
+        return
+    from ray.autoscaler.sdk import request_resources
+
+    say("no machine of the cluster runs trials yet: waiting for one, which an autoscaler is asked for")
+    asked = {"CPU": spec.resources.cpus}
+    if spec.resources.gpus != "auto" and spec.resources.gpus:
+        asked["GPU"] = math.ceil(spec.resources.gpus)
+    request_resources(bundles=[asked])
+    try:
+        while not train_on(machines()):
+            pause()
+    finally:
+        # Else the machine would be kept when the sweep has ended.
+        request_resources(bundles=[])
 
 
 def trial_resources(spec: SweepSpec) -> tuple[dict[str, float], Device]:

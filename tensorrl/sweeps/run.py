@@ -15,7 +15,7 @@ from tensorrl.sweeps.board import Board, OnUpdate
 from tensorrl.sweeps.cluster import check_address, ray_session
 from tensorrl.sweeps.grid import Cell, cells, select
 from tensorrl.sweeps.metrics import SweepGauges
-from tensorrl.sweeps.resources import trial_resources
+from tensorrl.sweeps.resources import await_machine, trial_resources
 from tensorrl.sweeps.signals import StopFlag, StopRequest, stop_signals
 from tensorrl.sweeps.space import is_full
 from tensorrl.sweeps.spec import SweepSpec
@@ -172,6 +172,7 @@ class _Sweep:
             with ray_session(address):
                 # Ray sets handlers of its own.
                 self.stop.listen()
+                await_machine(self.spec, self.say, self._pause)
                 resources, device = trial_resources(self.spec)
                 _prepare(self.uri)
                 board.gauges = SweepGauges(self.spec.name)

@@ -16,7 +16,7 @@ QUICK = {"learning_starts": 100, "epsilon_decay": 50}
 def one_ray():
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, ignore_reinit_error=True)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 

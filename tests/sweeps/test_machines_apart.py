@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -104,12 +105,15 @@ def test_a_sweep_ends_with_the_same_bits_though_a_machine_dies_and_its_disk_with
         "TENSORRL_REMOTE": f"s3://{BUCKET}/runs",
         "TENSORRL_STORE": str(store),
         "OMP_NUM_THREADS": "1",
+        # Ray would remember this cluster's address for every later start on this machine.
+        "RAY_TMPDIR": f"/tmp/apart-{os.getpid()}",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": "0123456789abcdef" * 4,
     }  # fmt: skip
     with ExitStack() as held, pytest.MonkeyPatch.context() as patch:
         for name, value in environment(s3).items():
             patch.setenv(name, value)
+        held.callback(shutil.rmtree, env["RAY_TMPDIR"], ignore_errors=True)
         held.enter_context(s3_server(s3))
         held.enter_context(mlflow_server(web, tmp_path / "mlflow"))
 

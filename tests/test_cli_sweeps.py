@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tensorrl import cli
+from tensorrl.errors import InputError
 from tensorrl.sweeps import cells, entries, load_sweep
 from tensorrl.sweeps.store import write_sweep
 
@@ -55,6 +57,14 @@ def test_check_says_what_is_left_and_what_it_takes_and_writes_nothing(tmp_path: 
     assert "mine: 4 cells, 1 finished" in said
     assert "trials at once" in said
     assert sorted(store.rglob("*")) == before
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine may have a GPU")
+def test_a_sweep_that_fits_no_machine_is_refused_before_anything_is_written(tmp_path: Path, file: Path) -> None:
+    file.write_text(GOOD + "resources: {gpus: 0.5}\n")
+    with pytest.raises(InputError, match=r"gpus: 0\.5 of each trial, but no machine has a GPU"):
+        invoke("sweep", file, "--out", tmp_path / "store")
+    assert not (tmp_path / "store").exists()
 
 
 def test_status_says_how_a_sweep_stands_by_file_and_by_name(tmp_path: Path, file: Path) -> None:

@@ -98,6 +98,13 @@ def ray_session(address: str | None = None) -> Iterator[None]:
             ray.shutdown()
 
 
+def joins_ray(address: str | None) -> bool:
+    """Whether `ray_session` would use a Ray that runs already, rather than start one."""
+    return bool(address or os.environ.get("RAY_ADDRESS")) or (
+        "ray" in sys.modules and sys.modules["ray"].is_initialized()
+    )
+
+
 def check_address(address: str | None) -> None:
     """Refuses an address that a sweep's driver cannot use.
 

@@ -12,10 +12,11 @@ from pathlib import Path
 from tensorrl.errors import InputError
 from tensorrl.sweeps.away import Away, open_away
 from tensorrl.sweeps.board import Board, OnUpdate
-from tensorrl.sweeps.cluster import check_address, ray_session
+from tensorrl.sweeps.cluster import check_address, joins_ray, ray_session
+from tensorrl.sweeps.estimate import this_machine
 from tensorrl.sweeps.grid import Cell, cells, select
 from tensorrl.sweeps.metrics import SweepGauges
-from tensorrl.sweeps.resources import await_machine, trial_resources
+from tensorrl.sweeps.resources import await_machine, fit, trial_resources
 from tensorrl.sweeps.signals import StopFlag, StopRequest, stop_signals
 from tensorrl.sweeps.space import is_full
 from tensorrl.sweeps.spec import SweepSpec
@@ -88,6 +89,9 @@ def run_sweep(
     store, say = store.absolute(), say or (lambda _: None)
     grid = cells(spec)
     chosen = select(grid, only)
+    if not joins_ray(address):
+        # A Ray of its own has this machine only: what it lacks is refused before anything is written.
+        fit(spec, [this_machine()])
     uri = tracking_uri_for(store / "cell", _given_uri(spec))
     away = open_away(remote, store, spec.name, uri) if remote else None
     open_store(store)

@@ -142,7 +142,7 @@ class Away:
                 _log.warning("%s: another machine runs the sweep now; this one leaves it", self.name)
                 stop.requested = True
             try:
-                _bring_all(self.remote, self.store, {entry.folder: entry.key for entry in board.running()})
+                _bring_all(self.remote, self.store, {entry.folder: entry.key for entry in board.under_way()})
                 self.send()
             except OSError as error:
                 _log.info("%s: %s; tried again", self.remote.uri, one_line(error))
@@ -244,12 +244,11 @@ def check_remote(remote: Remote) -> None:
     """
     try:
         remote.check_bucket()
-        held = remote.read(VERSION_FILE)
-        if held is None:
-            remote.write(VERSION_FILE, version_text().encode())
-        elif held.decode().strip() != version_text().strip():
+        if remote.read(VERSION_FILE) not in (None, version_text().encode()):
             raise InputError(f"remote {remote.uri}: is a store of another version (allowed: {VERSION})")
-    except (OSError, UnicodeDecodeError) as error:
+        # Also where it is there: whether it can be written to is seen now, not after the first checkpoint.
+        remote.write(VERSION_FILE, version_text().encode())
+    except OSError as error:
         raise InputError(f"remote {remote.uri}: cannot be used: {one_line(error)}") from None
 
 

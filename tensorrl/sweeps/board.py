@@ -87,7 +87,7 @@ class Board:
                 self._rows[index] = self._read(index)
         return list(self._rows)
 
-    def running(self) -> list[Entry]:
+    def under_way(self) -> list[Entry]:
         """Returns the cells that were begun in this run and are not known to be finished. Safe from other threads."""
         pairs = zip(self.listed, self._begun, list(self._rows), strict=True)
         return [entry for entry, begun, row in pairs if begun and row.state != "finished"]

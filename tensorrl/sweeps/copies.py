@@ -11,11 +11,13 @@ import json
 import os
 import posixpath
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tensorrl.sweeps.remote import Remote, at_once
-from tensorrl.tracking.folder import PROGRESS_FILE, RESULT_FILE, STEP, TRIAL_FILE, read_lines
+from tensorrl.sweeps.store import write_bytes
+from tensorrl.tracking.folder import PROGRESS_FILE, RESULT_FILE, STEP, TRIAL_FILE, read_lines, read_progress
 from tensorrl.tracking.memory import MEMORY_FILE
 
 _CHECKPOINTS, _FRAMES, _MANIFEST, _SPECTRA = "checkpoints", "frames", "manifest.json", "spectra"
@@ -58,7 +60,7 @@ class Copy:
         def bring(name: str) -> None:
             content = self.remote.read(f"{self.name}/{name}")
             if content is not None:
-                put(self.folder / into / name, content)
+                _put(self.folder / into / name, content)
 
         at_once(bring, names)
 
@@ -83,11 +85,8 @@ class CellCopy(Copy):
 
     finished = False
 
-    def bring(self, *, checkpoints: bool = True) -> None:
-        """Makes the cell here what it is in the remote, where that is finished or further on.
-
-        Args:
-            checkpoints: bring the newest two as well, unless the cell is finished.
+    def bring(self) -> None:
+        """Makes the cell here what it is in the remote, where that is finished (without checkpoints) or further on.
 
         Raises:
             OSError: the remote does not answer or refuses, or this machine's disk does.
@@ -95,15 +94,13 @@ class CellCopy(Copy):
         there = self._there()
         if TRIAL_FILE not in there:
             return
-        if RESULT_FILE in there:
-            self._bring_records(there)
-            self.finished = True
-            return
-        newest = _checkpoints(there)[-_KEPT:]
-        if not checkpoints or not newest or newest[-1] <= max(_checkpoints(self._here()), default=""):
-            return
-        self.bring_checkpoints(newest)
-        self._bring_records(there)
+        self.finished = RESULT_FILE in there
+        if not self.finished:
+            newest = _checkpoints(there)[-_KEPT:]
+            if not newest or newest[-1] <= self.newest():
+                return
+            self.bring_checkpoints(newest)
+        self.bring_records()
 
     def bring_checkpoints(self, steps: Sequence[str] = ()) -> None:
         """Puts checkpoints of the remote in the place of those here.
@@ -137,8 +134,13 @@ class CellCopy(Copy):
         content = json.loads(self.remote.read(f"{self.name}/{name}") or b"{}")
         return list(content) if isinstance(content, dict) else []
 
-    def _bring_records(self, there: Iterable[str]) -> None:
-        spectra = [name for name in there if name.startswith(f"{_SPECTRA}/")]
+    def bring_records(self) -> None:
+        """Brings the trial's description, reports and spectra, and its result last.
+
+        Raises:
+            OSError: the remote does not answer or refuses, or this machine's disk does.
+        """
+        spectra = [name for name in self._there() if name.startswith(f"{_SPECTRA}/")]
         self.take([*_RECORDS, *spectra])
         self.take([RESULT_FILE])
 
@@ -201,40 +203,26 @@ def bring_cell(remote: Remote, store: Path, name: str) -> None:
         OSError: the remote does not answer or refuses, or this machine's disk does.
     """
     folder = store / name
-    result = remote.read(f"{name}/{RESULT_FILE}")
-    if result is not None:
-        if not (folder / RESULT_FILE).is_file():
-            CellCopy(remote, store, name).bring(checkpoints=False)
+    if (folder / RESULT_FILE).is_file():
+        return
+    if remote.read(f"{name}/{RESULT_FILE}") is not None:
+        CellCopy(remote, store, name).bring_records()
         return
     lines = remote.read(f"{name}/{PROGRESS_FILE}")
     trial = remote.read(f"{name}/{TRIAL_FILE}")
     if trial is not None and not (folder / TRIAL_FILE).is_file():
-        put(folder / TRIAL_FILE, trial)
-    if lines is not None and _last_step(lines) > _last_step(_content(folder / PROGRESS_FILE)):
-        put(folder / PROGRESS_FILE, lines)
+        _put(folder / TRIAL_FILE, trial)
+    if lines is not None and _last_step(read_lines(lines)) > _last_step(read_progress(folder)):
+        _put(folder / PROGRESS_FILE, lines)
 
 
-def put(path: Path, content: bytes) -> None:
-    """Writes a file under a temporary name and renames it; its folder is made where it is missing.
-
-    Raises:
-        OSError: it cannot be written.
-    """
+def _put(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    draft.write_bytes(content)
-    os.replace(draft, path)
+    write_bytes(path, content)
 
 
-def _last_step(content: bytes) -> int:
-    return max((int(line[STEP]) for line in read_lines(content)), default=0)
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        return b""
+def _last_step(lines: Sequence[Mapping[str, Any]]) -> int:
+    return max((int(line[STEP]) for line in lines), default=0)
 
 
 def _checkpoints(names: Iterable[str]) -> list[str]:

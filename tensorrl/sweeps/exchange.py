@@ -38,10 +38,8 @@ class Exchange:
         self._stop = stop
         self._asked = False
         self._done, self._ended = threading.Event(), threading.Event()
-        self._threads = [
-            threading.Thread(target=work, name="exchange", daemon=True)
-            for work in (self._keep_claim, self._keep_sending)
-        ]
+        self._keeper = threading.Thread(target=self._keep_claim, name="exchange-claim", daemon=True)
+        self._sender = threading.Thread(target=self._keep_sending, name="exchange-send", daemon=True)
         self._sent = ""
 
     def begin(self) -> bool:
@@ -52,12 +50,11 @@ class Exchange:
         """
         if not patiently(self._claim.take):
             return False
-        keeping, sending = self._threads
-        keeping.start()
+        self._keeper.start()
         self._look()
         patiently(self.copy.bring)
         self._sent = self.copy.newest()
-        sending.start()
+        self._sender.start()
         return True
 
     @property
@@ -76,7 +73,7 @@ class Exchange:
             OSError: the remote did not answer for ten minutes.
         """
         self._done.set()
-        self._threads[1].join()
+        self._sender.join()
         patiently(self._send_last)
 
     def _send_last(self) -> None:
@@ -88,14 +85,14 @@ class Exchange:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._done.set()
-        if kind is not None and self._threads[1].is_alive() and not self.lost:
-            self._threads[1].join()
+        if kind is not None and self._sender.is_alive() and not self.lost:
+            self._sender.join()
             # The next try may be on another machine.
             with suppress(OSError):
                 self.copy.send_cell()
         self._ended.set()
-        if self._threads[0].is_alive():
-            self._threads[0].join()
+        if self._keeper.is_alive():
+            self._keeper.join()
             self._claim.release()
 
     def _keep_claim(self) -> None:

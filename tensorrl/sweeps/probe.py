@@ -47,12 +47,12 @@ def probe(spec: SweepSpec, store: Path, remote: str | None = None) -> dict[str, 
 
     open_store(store)
     uri = tracking_uri_for(store / "cell", os.environ.get("MLFLOW_TRACKING_URI") or spec.tracking.uri)
+    away = open_away(remote, store, spec.name, uri).remote if remote else None
     with ray_session("auto"):
         found = check_sweep(spec, store, address="auto", remote=remote)
         token = f"probe-{uuid.uuid4().hex}"
         mark = store / LOCKS_FOLDER / token
         mark.touch()
-        away = open_away(remote, store, spec.name, uri).remote if remote else None
         if away is not None:
             away.write(f"{LOCKS_FOLDER}/{token}", b"asked")
         look: Any = ray.remote(num_cpus=0, max_retries=0)(look_from_here)

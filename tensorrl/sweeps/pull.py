@@ -36,8 +36,7 @@ def pull(uri: str, store: Path, *, checkpoints: bool = False) -> dict[str, Any]:
     remote = Remote(uri)
     try:
         remote.check_bucket()
-        held = remote.read(VERSION_FILE)
-        if held is None or held.decode() != version_text():
+        if remote.read(VERSION_FILE) != version_text().encode():
             raise InputError(f"remote {remote.uri}: holds no store of this version of TensorRL (allowed: a --remote)")
         check_version(store)
         open_store(store)

@@ -146,8 +146,9 @@ def _file_system(uri: str) -> tuple[Any, str]:
         import fsspec
 
         files, path = fsspec.core.url_to_fs(uri)
-    except Exception:  # each of its many file systems fails in its own way
-        raise InputError(f"remote {uri}: {reason} (allowed: {_ALLOWED})") from None
+    except Exception as error:  # each of its many file systems fails in its own way
+        other = " ".join(str(error).split())
+        raise InputError(f"remote {uri}: {reason}; fsspec: {other} (allowed: {_ALLOWED})") from None
     return fs.PyFileSystem(fs.FSSpecHandler(files)), path
 
 

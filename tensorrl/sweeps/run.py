@@ -33,6 +33,7 @@ from tensorrl.sweeps.store import (
 )
 from tensorrl.sweeps.tuning import Control, tune_cells
 from tensorrl.tracking import prepare_store, sync_missing, tracking_uri_for
+from tensorrl.tracking.folder import read_result
 from tensorrl.tracking.memory import is_complete
 from tensorrl.tracking.mirror import LOCK_FILE
 from tensorrl.tracking.record import one_line
@@ -89,9 +90,8 @@ def run_sweep(
     store, say = store.absolute(), say or (lambda _: None)
     grid = cells(spec)
     chosen = select(grid, only)
-    if not joins_ray(address):
-        # A Ray of its own has this machine only: what it lacks is refused before anything is written.
-        fit(spec, [this_machine()])
+    if not joins_ray(address) and not remote:
+        _refuse_early(spec, store, chosen)
     uri = tracking_uri_for(store / "cell", _given_uri(spec))
     away = open_away(remote, store, spec.name, uri) if remote else None
     open_store(store)
@@ -102,6 +102,16 @@ def run_sweep(
         if isinstance(error, InputError) or not is_full(error):
             raise
         raise _full(store) from None
+
+
+def _refuse_early(spec: SweepSpec, store: Path, chosen: Sequence[Cell]) -> None:
+    """Refuses what this machine lacks before anything is written; a Ray of the sweep's own has no other machine."""
+    try:
+        fit(spec, [this_machine()])
+    except InputError:
+        # What is finished asks for nothing, and may lack its record or its report only.
+        if any(read_result(store / entry.folder) is None for entry in entries(store, chosen)):
+            raise
 
 
 class _Sweep:

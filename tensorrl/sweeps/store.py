@@ -229,6 +229,11 @@ def _sweep_names(store: Path) -> list[str]:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Writes a text as `write_bytes` does."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file under a temporary name and renames it.
 
     Raises:
@@ -236,7 +241,7 @@ def write_text(path: Path, text: str) -> None:
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     try:
-        draft.write_text(text, encoding="utf-8")
+        draft.write_bytes(content)
         os.replace(draft, path)
     except OSError:
         draft.unlink(missing_ok=True)

@@ -5,34 +5,27 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import yaml
+from ray.util import get_node_ip_address
+from servers import free_port
+from short_sweep import short_sweep
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 RAY = str(Path(sys.executable).parent / "ray")
 PATIENCE = 600.0
-# Of the head, as the machines of this autoscaler take for granted.
-PORT = 6379
-SWEEP = {
-    "name": "grown",
-    "games": ["pong"],
-    "variants": ["denoised"],
-    "seeds": 2,
-    "steps": 400,
-    "settings": {"learning_starts": 300},
-    "evaluation": {"final_episodes": 1, "epsilon": 1.0},
-}
-CLUSTER = {
+SWEEP = short_sweep(name="grown", seeds=2, steps=400)
+CLUSTER: dict[str, Any] = {
     "cluster_name": "grows",
     "max_workers": 2,
     "upscaling_speed": 1.0,
@@ -80,24 +73,22 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def address(tmp_path: Path, environment: dict[str, str]) -> Iterator[str]:
-    config = tmp_path / "cluster.json"
-    config.write_text(json.dumps(CLUSTER))
+    config, port = tmp_path / "cluster.json", free_port()
+    provider = CLUSTER["provider"] | {"gcs_address": f"{get_node_ip_address()}:{port}"}
+    config.write_text(json.dumps(CLUSTER | {"provider": provider}))
     # fmt: off
-    command = [RAY, "start", "--head", "--block", "--num-cpus=0", f"--port={PORT}", "--include-dashboard=false",
+    command = [RAY, "start", "--head", "--block", "--num-cpus=0", f"--port={port}", "--include-dashboard=false",
                "--object-store-memory=100000000", "--disable-usage-stats", f"--autoscaling-config={config}"]
     # fmt: on
-    with socket.socket() as probe:
-        if probe.connect_ex(("127.0.0.1", PORT)) == 0:
-            pytest.skip(f"port {PORT} is taken")
     with (tmp_path / "ray.log").open("wb") as log:
         head = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
         deadline = time.monotonic() + PATIENCE
-        while "Active" not in _ray(environment, "status", "--address", f"127.0.0.1:{PORT}"):
+        while "Active" not in _ray(environment, "status", "--address", f"127.0.0.1:{port}"):
             assert head.poll() is None, (tmp_path / "ray.log").read_text()[-3_000:]
             assert time.monotonic() < deadline
             time.sleep(1)
-        yield f"127.0.0.1:{PORT}"
+        yield f"127.0.0.1:{port}"
     finally:
         for process in [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]:
             process.kill()

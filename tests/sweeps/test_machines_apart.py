@@ -21,6 +21,7 @@ import pytest
 import yaml
 from bucket import BUCKET, environment, s3_server
 from servers import free_port, mlflow_server
+from short_sweep import short_sweep
 
 from tensorrl.sweeps import cells, load_sweep
 from tensorrl.sweeps.remote import Remote
@@ -31,17 +32,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.geteuid() != 0, reason="mo
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 600.0
-SWEEP = {
-    "name": "apart",
-    "games": ["pong"],
-    "variants": ["denoised", "trl-10x"],
-    "seeds": 2,
-    "steps": 1_500,
-    "settings": {"learning_starts": 300, "epsilon_decay": 200},
-    "evaluation": {"final_episodes": 1, "epsilon": 1.0},
-    "checkpoint_every": 100,
-    "resources": {"gpus": 0},
-}
+SWEEP = short_sweep(name="apart", variants=["denoised", "trl-10x"], seeds=2, steps=1_500)
 
 
 class Machine:

@@ -17,6 +17,7 @@ import pytest
 import yaml
 from bucket import BUCKET, environment, s3_server
 from servers import free_port
+from short_sweep import short_sweep
 from typer.testing import CliRunner
 
 from tensorrl import checkpoints, cli
@@ -33,17 +34,7 @@ from tensorrl.sweeps.worker import CellTask, run_cell
 from tensorrl.trial import run_trial
 
 ROOT = Path(__file__).parents[2]
-SWEEP: dict[str, Any] = {
-    "name": "apart",
-    "games": ["pong"],
-    "variants": ["denoised"],
-    "seeds": 1,
-    "steps": 600,
-    "settings": {"learning_starts": 300, "epsilon_decay": 200},
-    "evaluation": {"final_episodes": 1, "epsilon": 1.0},
-    "checkpoint_every": 100,
-    "resources": {"gpus": 0},
-}
+SWEEP = short_sweep(name="apart", seeds=1, steps=600)
 
 
 @pytest.fixture(scope="module")

@@ -189,6 +189,16 @@ def test_more_than_there_is_is_refused_before_anything_runs(
     assert not begun(tmp_path / "tiny")
 
 
+def test_what_is_finished_asks_for_no_machine(tmp_path: Path) -> None:
+    # As where a cluster's store is looked at on a laptop: the record and the report are made all the same.
+    out, spec = tmp_path / "tiny", sweep(resources={"gpus": 64})
+    finish(out, sweep())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tensorrl.sweeps.run.joins_ray", lambda address: False)
+        assert [row.state for row in run_sweep(spec, out)] == ["finished", "finished"]
+    assert (sweep_folder(out, "tiny") / "report" / "index.html").is_file()
+
+
 def test_a_folder_of_another_trial_is_refused_before_anything_runs(tmp_path: Path) -> None:
     folder = tmp_path / "tiny" / cells(sweep())[1].folder
     folder.mkdir(parents=True)

@@ -7,32 +7,21 @@ import pickle
 import numpy as np
 import opt_einsum
 import pytest
-import tensorly as tl
 import tltorch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from regression_layers import AGENT_LAYERS, layers, relative_error, tensorlys_weight
 from torch import Tensor, nn
 from torch.func import functional_call, grad, hessian, jacrev, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tensorrl.errors import InputError
 from tensorrl.networks.contraction import contract
-from tensorrl.networks.factorizations import factor_shapes, plan_layer
+from tensorrl.networks.factorizations import plan_layer
 from tensorrl.networks.planning import CPU, CUDA, CostModel
-from tensorrl.networks.ranks import FACTORIZATIONS, full_rank, rank_limits
+from tensorrl.networks.ranks import FACTORIZATIONS
 from tensorrl.networks.regression import TensorRegression
-
-HIDDEN = ((64, 3, 3), (256,))
-OUTPUT = ((256,), (6, 51))
-AGENT_LAYERS = [
-    ("tucker", *HIDDEN, (23, 3, 3, 91)),
-    ("tucker", *OUTPUT, (54, 3, 18)),
-    ("cp", *HIDDEN, (90,)),
-    ("cp", *OUTPUT, (70,)),
-    ("tt", *HIDDEN, (20, 59, 78)),
-    ("tt", *OUTPUT, (78, 16)),
-]
 
 
 @pytest.fixture(autouse=True)
@@ -40,39 +29,10 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-def tensorlys_weight(layer: TensorRegression) -> Tensor:
-    """The reconstruction by TensorLy, differentiable in the layer's parameters."""
-    factors = list(layer.factors)
-    with tl.backend_context("pytorch", local_threadsafe=True):
-        if layer.factorization == "tucker":
-            return tl.tucker_to_tensor((layer.core, factors))
-        if layer.factorization == "cp":
-            return tl.cp_to_tensor((None, factors))
-        return tl.tt_to_tensor(factors)
-
-
 def dense_output(layer: TensorRegression, x: Tensor, weight: Tensor) -> Tensor:
     flat = x.reshape(-1, math.prod(layer.in_shape)) @ weight.reshape(math.prod(layer.in_shape), -1)
     out = flat.reshape(*x.shape[: x.dim() - len(layer.in_shape)], *layer.out_shape)
     return out if layer.bias is None else out + layer.bias
-
-
-def relative_error(value: Tensor, expected: Tensor) -> float:
-    with torch.no_grad():
-        return float((value - expected).norm() / expected.norm().clamp_min(1e-30))
-
-
-shapes = st.lists(st.integers(1, 5), min_size=1, max_size=3).map(tuple)
-
-
-@st.composite
-def layers(draw: st.DrawFn) -> TensorRegression:
-    in_shape, out_shape = draw(shapes), draw(st.lists(st.integers(1, 5), min_size=1, max_size=2).map(tuple))
-    factorization = draw(st.sampled_from(FACTORIZATIONS))
-    rank = tuple(draw(st.integers(1, min(limit, 6))) for limit in rank_limits(in_shape, out_shape, factorization))
-    return TensorRegression(
-        in_shape, out_shape, factorization=factorization, rank=rank, bias=draw(st.booleans()), dtype=torch.float64
-    )
 
 
 @settings(max_examples=80, deadline=None)
@@ -140,106 +100,6 @@ def test_cp_and_tensor_train_equal_tensorly_torchs_layer_with_the_same_factors()
             layer.bias.copy_(theirs.bias)
         x = torch.randn(7, 6, 3, 2, dtype=torch.float64)
         assert relative_error(layer(x), theirs(x)) < 1e-10
-
-
-@pytest.mark.parametrize("factorization", FACTORIZATIONS)
-@pytest.mark.parametrize(
-    ("in_shape", "out_shape"), [((8, 3, 3), (20,)), ((16,), (3, 5)), ((2,), (9,)), ((30,), (4,)), ((4, 2), (3, 2))]
-)
-def test_full_rank_decomposition_equals_the_dense_layer(
-    in_shape: tuple[int, ...], out_shape: tuple[int, ...], factorization: str
-) -> None:
-    linear = nn.Linear(math.prod(in_shape), math.prod(out_shape), dtype=torch.float64)
-    layer = TensorRegression.from_linear(linear, in_shape, out_shape, factorization=factorization, rank="full")
-    assert layer.rank == full_rank(in_shape, out_shape, factorization)
-    x = torch.randn(11, *in_shape, dtype=torch.float64)
-    assert relative_error(layer(x), linear(x.flatten(1)).reshape(11, *out_shape)) < 1e-10
-
-
-@pytest.mark.parametrize("factorization", FACTORIZATIONS)
-@pytest.mark.parametrize("rank", [1, 4])
-def test_truncated_decomposition_of_a_matrix_is_the_best_possible(factorization: str, rank: int) -> None:
-    linear = nn.Linear(12, 9, dtype=torch.float64)
-    layer = TensorRegression.from_linear(linear, factorization=factorization, rank=rank)
-    values = np.linalg.svd(linear.weight.detach().numpy(), compute_uv=False)
-    error = float((layer.weight - linear.weight.t()).norm().detach())
-    assert error == pytest.approx(float(np.sqrt((values[rank:] ** 2).sum())), rel=1e-6)
-    assert torch.equal(layer.bias, linear.bias)
-
-
-@pytest.mark.parametrize("factorization", FACTORIZATIONS)
-def test_decomposition_recovers_a_low_rank_weight(factorization: str) -> None:
-    rank = {"tucker": (3, 2, 2, 4), "cp": 3, "tt": (2, 3, 3)}[factorization]
-    source = TensorRegression((8, 3, 3), (10,), factorization=factorization, rank=rank, dtype=torch.float64)
-    copied = TensorRegression.from_weight(
-        source.weight, (8, 3, 3), (10,), factorization=factorization, rank=rank, bias=source.bias
-    )
-    assert relative_error(copied.weight, source.weight) < 1e-3
-
-
-def test_decomposition_neither_takes_random_numbers_nor_depends_on_them() -> None:
-    linear = nn.Linear(18, 10)
-    state = torch.get_rng_state()
-    layers = []
-    for seed in (1, 2):
-        np.random.seed(seed)  # noqa: NPY002
-        layers.append(TensorRegression.from_linear(linear, (2, 9), factorization="cp", rank=12))
-    assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(layers[0].weight, layers[1].weight)
-
-
-@pytest.mark.parametrize("factorization", FACTORIZATIONS)
-@pytest.mark.parametrize("rank", [1, 2, 0.3, "full"])
-def test_initial_weight_has_the_dense_layers_mean_square(factorization: str, rank: int | float | str) -> None:
-    for in_shape, out_shape in (((64, 3, 3), (32,)), ((40,), (3, 11)), ((5, 4, 3), (2, 3))):
-        layer = TensorRegression(in_shape, out_shape, factorization=factorization, rank=rank, dtype=torch.float64)
-        mean_square = float(tensorlys_weight(layer).square().mean().detach())
-        assert mean_square == pytest.approx(1 / (3 * math.prod(in_shape)), rel=1e-9)
-
-
-@pytest.mark.parametrize("factorization", FACTORIZATIONS)
-def test_initial_outputs_vary_as_the_dense_layers(factorization: str) -> None:
-    ratios = []
-    for in_shape, out_shape in (((64, 3, 3), (256,)), ((256,), (51,)), ((256,), (6, 51)), ((32, 4, 4), (128,))):
-        for rank in (0.05, 0.2, 0.4):
-            x = torch.randn(256, *in_shape)
-            linear = nn.Linear(math.prod(in_shape), math.prod(out_shape))
-            layer = TensorRegression(in_shape, out_shape, factorization=factorization, rank=rank)
-            ratios.append(float((layer(x).var() / linear(x.flatten(1)).var()).detach()))
-            assert layer.bias is not None
-            assert float(layer.bias.abs().max().detach()) <= 1 / math.sqrt(math.prod(in_shape))
-    assert 0.9 < sum(ratios) / len(ratios) < 1.1
-    assert all(0.8 < ratio < 1.25 for ratio in ratios)
-
-
-def test_initial_values_come_from_the_generator_alone() -> None:
-    def make(seed: int) -> list[Tensor]:
-        layer = TensorRegression(*OUTPUT, rank=5, generator=torch.Generator().manual_seed(seed))
-        return [p.detach() for p in layer.parameters()]
-
-    state = torch.get_rng_state()
-    first, again, other = make(3), make(3), make(4)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
-
-
-@pytest.mark.parametrize(("factorization", "in_shape", "out_shape", "rank"), AGENT_LAYERS)
-def test_coefficients_count_the_learned_parameters_and_public_structure_holds(
-    factorization: str, in_shape: tuple[int, ...], out_shape: tuple[int, ...], rank: tuple[int, ...]
-) -> None:
-    layer = TensorRegression(in_shape, out_shape, factorization=factorization, rank=rank)
-    assert layer.coefficients == sum(p.numel() for p in layer.parameters())
-    assert isinstance(layer.factors, tuple)
-    assert all(isinstance(f, nn.Parameter) for f in layer.factors)
-    dims = (*in_shape, *out_shape)
-    assert tuple(tuple(f.shape) for f in layer.factors) == factor_shapes(dims, factorization, rank)
-    assert (layer.core is None) == (factorization != "tucker")
-    assert layer.core is None or tuple(layer.core.shape) == rank
-    assert layer.bias is not None
-    assert tuple(layer.bias.shape) == out_shape
-    assert f"coefficients={layer.coefficients}" in repr(layer)
-    assert TensorRegression(in_shape, out_shape, factorization=factorization, rank=rank, bias=False).bias is None
 
 
 @pytest.mark.parametrize(("factorization", "in_shape", "out_shape", "rank"), AGENT_LAYERS)

@@ -4,7 +4,7 @@
 
 The floor is the update's multiply-adds (`benchmarks.arithmetic`) over the rate at which this machine multiplies large
 matrices with as many threads: by PyTorch's `mm`, and by oneDNN, which takes our large products
-(`tensorrl.networks.products`). Beside it stands the time of the same products alone, in their own shapes, back to back,
+(`tensorrl.networks.matmul`). Beside it stands the time of the same products alone, in their own shapes, back to back,
 by the kernels that ours take: what small and narrow matrices cost. Rates, products and every variant's updates are
 timed in turn, round after round; figures are medians of rounds, ratios medians of each round's ratio. The tables of
 where the time goes are by wall clock.
@@ -31,8 +31,8 @@ from benchmarks.contest import CLOCKS, Clock, Spread, add_clock, ratio, save
 from benchmarks.ours import Trial
 from benchmarks.throughput import show
 from tensorrl.errors import InputError
-from tensorrl.networks.products import suits_onednn, times_transposed
-from tensorrl.training import Training
+from tensorrl.networks.matmul import suits_onednn, times_transposed
+from tensorrl.trial.training import Training
 
 BATCH = 32
 SIDE = 1024

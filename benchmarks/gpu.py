@@ -27,8 +27,8 @@ from benchmarks.contest import save
 from benchmarks.throughput import show
 from tensorrl import system
 from tensorrl.errors import InputError
-from tensorrl.training import Training
-from tensorrl.trial import build_training, make_spec
+from tensorrl.trial.run import build_training, make_spec
+from tensorrl.trial.training import Training
 
 WARM_UP = 200
 SETTLE = 100

@@ -10,7 +10,7 @@ round's ratio. On a busy machine `--clock cpu` with one thread is steadier. curv
 rebuilt wherever ours observes curvature; it and kfac-pytorch (a checkout, not on PyPI) are run on dense layers only,
 which are all they know.
 
-`--products` shows instead why products go through oneDNN (see `tensorrl.networks.products`).
+`--products` shows instead why products go through oneDNN (see `tensorrl.networks.matmul`).
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from benchmarks import kfac_digits
 from tensorrl import system
 from tensorrl.errors import InputError
 from tensorrl.learning.targets import categorical_losses, categorical_projection
-from tensorrl.networks.products import times_transposed
+from tensorrl.networks.matmul import times_transposed
 from tensorrl.networks.qnetwork import QNetwork
 from tensorrl.optimizers.adam import FusedAdam
 from tensorrl.optimizers.kfac import KFAC
-from tensorrl.settings import network_spec
-from tensorrl.variants import resolve
+from tensorrl.trial.settings import network_spec
+from tensorrl.trial.variants import resolve
 
 ACTIONS, BATCH = 6, 32
 VARIANTS = ("denoised", "trl-5x", "trl-10x")

@@ -44,7 +44,7 @@ def main() -> None:
         with postgres() as database, mlflow_server(port, Path(folder), database):
             uri = f"http://127.0.0.1:{port}"
             figures["sync, s a run"] = timed(lambda: send(store, uri)) / cells
-            status = [sys.executable, "-m", "tensorrl.cli", "status", SWEEP, "--out", str(store), "--json"]
+            status = [sys.executable, "-m", "tensorrl", "status", SWEEP, "--out", str(store), "--json"]
             figures["tensorrl status, s"] = timed(
                 lambda: subprocess.run(status, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
             )

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from tensorrl import system
-from tensorrl.trial import build_training, make_spec
+from tensorrl.trial.run import build_training, make_spec
 
 STEPS = 100_000
 """Agent steps of the trial that is begun: schedules and replay are those of a whole one."""

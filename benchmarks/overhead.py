@@ -26,7 +26,7 @@ from typing import Any
 
 from benchmarks.contest import ROOT, Spread, environment, ratio, save
 from benchmarks.startup import end
-from tensorrl.settings import Settings
+from tensorrl.trial.settings import Settings
 
 SEEDS = (0, 1)
 GOAL = 0.95
@@ -100,7 +100,7 @@ def _started(store: Path, commands: Sequence[Sequence[object]]) -> Iterator[list
     with (store.with_name(f"{store.name}.log")).open("wb") as log:
         started = [
             subprocess.Popen(
-                [sys.executable, "-m", "tensorrl.cli", *map(str, command)],
+                [sys.executable, "-m", "tensorrl", *map(str, command)],
                 cwd=store, env=kept, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
             )
             for command in commands

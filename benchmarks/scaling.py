@@ -31,8 +31,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 if TYPE_CHECKING:
-    from tensorrl.description import TrialSpec
-    from tensorrl.trial import Record
+    from tensorrl.trial.run import Record
+    from tensorrl.trial.spec import TrialSpec
 
 LINES = 100
 _REQUEST = re.compile(rb"^(?:GET|POST|PATCH|PUT|DELETE) \S+ HTTP/1\.1\r$", re.MULTILINE)
@@ -47,7 +47,7 @@ def no_op(
     record: Callable[[Path], Record] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
-    """Takes the place of `tensorrl.trial.run_trial`: leaves the files of a finished trial, and trains nothing."""
+    """Takes the place of `tensorrl.trial.run.run_trial`: leaves the files of a finished trial, and trains nothing."""
     out.mkdir(parents=True, exist_ok=True)
     trial = {"key": spec.key, "game": spec.game, "variant": spec.variant, "seed": spec.seed, "steps": spec.steps}
     trial |= {"settings": spec.settings.model_dump(mode="json"), "coefficients": 441_669, "compression_ratio": 1.88}
@@ -237,7 +237,8 @@ def measure(cells: int, *, concurrent: int, lines: int, folder: Path) -> Cost:
         folder: for everything; its store is `folder/store`.
     """
     from tensorrl import system
-    from tensorrl.sweeps import load_sweep, run_sweep, worker
+    from tensorrl.sweeps import load_sweep, run_sweep
+    from tensorrl.sweeps.driver import worker
 
     os.environ |= {"TENSORRL_SCALING_LINES": str(lines), "RAY_event_stats_print_interval_ms": "5000"}
     worker.TRIAL_FUNCTION = "benchmarks.scaling:no_op"
@@ -283,8 +284,8 @@ def driver_costs(cells: int, folder: Path) -> dict[str, float]:
     """
     from tensorrl.sweeps import cells as make_cells
     from tensorrl.sweeps import load_sweep
-    from tensorrl.sweeps.board import Board
-    from tensorrl.sweeps.store import entries, open_store, write_sweep
+    from tensorrl.sweeps.store.board import Board
+    from tensorrl.sweeps.store.layout import entries, open_store, write_sweep
 
     sweep = folder / "scaling.yaml"
     sweep.write_text(f"name: scaling\ngames: [pong]\nvariants: [denoised]\nseeds: {cells}\n")

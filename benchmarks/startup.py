@@ -88,7 +88,7 @@ def packages_loaded_by_help() -> list[str]:
         "import atexit, sys\n"
         f"atexit.register(lambda: print(*[p for p in {PACKAGES!r} if p in sys.modules], sep=',', file=sys.stderr))\n"
         "sys.argv = ['tensorrl', '--help']\n"
-        "from tensorrl.cli import main\n"
+        "from tensorrl.cli.app import main\n"
         "main()\n"
     )
     ran = subprocess.run(
@@ -154,7 +154,7 @@ def end(process: subprocess.Popen[Any]) -> None:
 
 
 def _tensorrl(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "tensorrl.cli", *arguments]
+    return [sys.executable, "-m", "tensorrl", *arguments]
 
 
 def _environment() -> dict[str, str]:

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contest import ContestantFailed, Entrant, Spread, Window, as_plain, ratio, save
-from tensorrl import variants
 from tensorrl.errors import InputError
+from tensorrl.trial import variants
 
 MIB = 2**20
 OURS = ("rainbow", "denoised", "trl-5x", "trl-10x", "kfac-denoised", "kfac-trl-5x", "kfac-trl-10x", "scattering")

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 import tensorrl
-from tensorrl.variants import VARIANTS
+from tensorrl.trial.variants import VARIANTS
 
 TABLE = Path(tensorrl.__file__).parent / "data" / "trial_speeds.csv"
 FIELDS = ("device", "variant", "steps_per_second", "memory_mib", "gpu_memory_mib", "source")
@@ -33,7 +33,7 @@ def measure(variant: str, device: str, game: str) -> dict[str, float]:
     import torch
 
     from tensorrl import system
-    from tensorrl.trial import build_training, make_spec
+    from tensorrl.trial.run import build_training, make_spec
 
     system.use_threads(1)
     system.keep_freed_memory()

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from cluster.local.services import database_programs, database_user
+from tests.cluster.laboratory.services import database_programs, database_user
 
 PATIENCE = 300.0
 

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from tensorrl import games
-from tensorrl.analysis import spectra
-from tensorrl.description import TrialSpec, describe, make_spec
+from tensorrl.trial import spectra
+from tensorrl.trial.spec import TrialSpec, describe, make_spec
 
 PAPER_VARIANTS = {
     "rainbow": 1.0,

@@ -17,31 +17,20 @@ PACKAGE = ROOT / "tensorrl"
 
 # Low to high. A room imports its own level and those before it.
 LEVELS: tuple[frozenset[str], ...] = (
-    frozenset({"errors"}),
-    frozenset({"games"}),
-    frozenset({"system"}),
+    frozenset({"errors", "games", "system"}),
     frozenset({"networks"}),
     frozenset({"optimizers"}),
     frozenset({"learning"}),
     frozenset({"environments"}),
-    frozenset({"variants", "settings"}),
-    frozenset({"counting"}),
-    frozenset({"training"}),
-    frozenset({"checkpoints"}),
-    frozenset({"playback"}),
-    frozenset({"decompose"}),
+    frozenset({"trial"}),
     frozenset({"rllib"}),
     frozenset({"analysis"}),
     frozenset({"tracking"}),
-    frozenset({"description"}),
-    frozenset({"trial"}),
     frozenset({"sweeps"}),
-    frozenset({"tables"}),
-    frozenset({"show"}),
-    frozenset({"cli_options"}),
-    frozenset({"cli_reports", "cli_sweeps"}),
     frozenset({"cli", "__main__"}),
 )
+# The rooms within `sweeps`, by the same rule.
+SWEEPS = ("grid", "store", "remote", "driver", "submit")
 HEIGHT = {room: height for height, level in enumerate(LEVELS) for room in level}
 
 # Libraries that a room may not import anywhere, not even inside a function.
@@ -52,15 +41,12 @@ BANNED = {
     "networks": FRAMEWORKS,
     "optimizers": FRAMEWORKS,
     "environments": frozenset({"ray", "mlflow", "typer"}),
-    "variants": frozenset({"ray", "mlflow", "typer"}),
-    "settings": frozenset({"ray", "mlflow", "typer"}),
-    "training": frozenset({"ray", "mlflow", "typer"}),
-    "checkpoints": frozenset({"ray", "mlflow", "typer"}),
+    "trial": frozenset({"ray", "mlflow", "typer"}),
 }
 ONLY = {"learning": frozenset({"torch", "numpy"})}
 
 # Rooms that the command line loads before it knows what is asked: starting them must not load what takes seconds.
-LIGHT = ("errors", "games", "cli_sweeps", "cli")
+LIGHT = ("errors", "games", "cli.sweeps", "cli.app")
 HEAVY = ("torch", "ray", "mlflow", "gymnasium", "ale_py", "pandas", "scipy", "matplotlib", "tensorly", "kymatio")
 
 
@@ -114,6 +100,12 @@ def _room(module: str) -> str | None:
     return parts[1] if parts[0] == "tensorrl" and len(parts) > 1 else None
 
 
+def _sweeps_room(module: str) -> str | None:
+    """The room within `sweeps` of a module; None for modules that are in none."""
+    parts = module.split(".")
+    return parts[2] if parts[:2] == ["tensorrl", "sweeps"] and len(parts) > 2 and parts[2] in SWEEPS else None
+
+
 def _faults(package: Path) -> list[str]:
     """Every breach of the order of rooms and of the lists above, one line each."""
     modules = _modules(package)
@@ -131,6 +123,9 @@ def _faults(package: Path) -> list[str]:
             target = _room(found.target)
             if target is not None and HEIGHT.get(target, len(LEVELS)) > HEIGHT[room]:
                 faults.append(f"{place}: {room} imports {found.target}, which is above it")
+            inner, other = _sweeps_room(name), _sweeps_room(found.target)
+            if inner is not None and other is not None and SWEEPS.index(other) > SWEEPS.index(inner):
+                faults.append(f"{place}: sweeps.{inner} imports {found.target}, which is above it")
             if library in BANNED.get(room, ()):
                 faults.append(f"{place}: {room} imports {library}")
             known = library == "tensorrl" or library in sys.stdlib_module_names
@@ -153,12 +148,13 @@ def test_no_room_imports_a_higher_one_or_a_library_it_must_not_know() -> None:
         ("games.py", "from .sweeps import grid", "games imports tensorrl.sweeps"),
         ("environments/vector.py", "import ray.rllib", "environments imports ray"),
         ("learning/replay.py", "from scipy import stats", "learning imports scipy, allowed are ['numpy', 'torch']"),
+        ("sweeps/grid/spec.py", "from tensorrl.sweeps.driver import run", "sweeps.grid imports tensorrl.sweeps.driver"),
         ("helpers.py", "", "room 'helpers' has no place"),
     ],
 )
 def test_the_check_sees_a_breach(tmp_path: Path, path: str, code: str, fault: str) -> None:
     package = tmp_path / "tensorrl"
-    for room in ("networks", "learning", "rllib", "sweeps", "environments"):
+    for room in ("networks", "learning", "rllib", "sweeps", "sweeps/grid", "sweeps/driver", "environments"):
         (package / room).mkdir(parents=True)
         (package / room / "__init__.py").touch()
     for file in ("__init__.py", "cli.py", "learning/targets.py"):

@@ -7,7 +7,7 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tensorrl.analysis.tables import Table, html_table
+from tensorrl.analysis.table_formats import Table, html_table
 
 GENERATOR = "tensorrl report"
 

@@ -16,25 +16,25 @@ from tensorrl.analysis import (
     score_figures,
     score_tables,
     scoreboard,
-    spectra,
     spectrum_figure,
     style,
-    tables,
+    table_formats,
 )
 from tensorrl.analysis.page import Picture, Section
 from tensorrl.analysis.records import SweepRecord
 from tensorrl.analysis.scoreboard import PROTOCOLS, Block, Protocol
-from tensorrl.analysis.tables import Table
+from tensorrl.analysis.table_formats import Table
 from tensorrl.errors import InputError
+from tensorrl.trial import spectra
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INDEX = "index.html"
 _FORMS: dict[str, Callable[[Table], str]] = {
-    "md": tables.markdown,
-    "tex": tables.latex,
-    "csv": tables.comma_separated,
+    "md": table_formats.markdown,
+    "tex": table_formats.latex,
+    "csv": table_formats.comma_separated,
 }
 _FIGURE_1_GAME = "road_runner"
 

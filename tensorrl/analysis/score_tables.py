@@ -17,7 +17,7 @@ from tensorrl.analysis import statistics
 from tensorrl.analysis.records import Cell, SweepRecord
 from tensorrl.analysis.scoreboard import Block, Protocol, Size, baseline, finished
 from tensorrl.analysis.statistics import Estimate, Scores
-from tensorrl.analysis.tables import Table
+from tensorrl.analysis.table_formats import Table
 
 NOTHING = "–"
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tensorrl.analysis.spectra import MATRIX, ZERO, RunSpectra, Values, pool
 from tensorrl.errors import InputError
+from tensorrl.trial.spectra import MATRIX, ZERO, RunSpectra, Values, pool
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,7 +71,7 @@ def draw(runs: Sequence[RunSpectra], path: Path, unfolding: str = MATRIX) -> Non
     Args:
         runs: at least one.
         path: .png or .svg.
-        unfolding: whose singular values (see `tensorrl.analysis.spectra.Spectrum`).
+        unfolding: whose singular values (see `tensorrl.trial.spectra.Spectrum`).
 
     Raises:
         InputError: see `check_path`; a run lacks the unfolding; or the file cannot be written.

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from torch import Tensor
 
-from tensorrl.networks.products import matmul
+from tensorrl.networks.matmul import matmul
 
 Labels: TypeAlias = tuple[int, ...]
 Sizes: TypeAlias = tuple[int, ...]

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from tensorrl.networks.products import linear
+from tensorrl.networks.matmul import linear
 
 
 class NoisyLinear(nn.Module):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tensorrl.networks.matmul import Linear
 from tensorrl.networks.noisy import NoisyLinear, scaled_noise
-from tensorrl.networks.products import Linear
 from tensorrl.networks.ranks import LayerShape
 from tensorrl.networks.regression import TensorRegression
 from tensorrl.networks.spec import NetworkSpec

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tensorrl.networks.products import Linear
+from tensorrl.networks.matmul import Linear
 
 FRAME_SHAPE = (84, 84)
 

@@ -16,8 +16,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from tensorrl.networks.products import times_transposed
-from tensorrl.optimizers.products import as_columns, gram
+from tensorrl.networks.matmul import times_transposed
+from tensorrl.optimizers.kronecker import as_columns, gram
 
 Sharing = Literal["expand", "reduce"]
 

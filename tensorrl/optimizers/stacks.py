@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tensorrl.optimizers.blocks import Block
 from tensorrl.optimizers.curvature import KroneckerFactors, damped_inverse, damping_split
-from tensorrl.optimizers.products import sandwich
+from tensorrl.optimizers.kronecker import sandwich
 
 Inverses = tuple[Tensor, Tensor]
 """Inverses of a stack's row factors (blocks, rows, rows) and column factors (blocks, columns, columns)."""

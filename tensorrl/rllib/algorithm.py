@@ -10,9 +10,10 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.checkpoints import Checkpointable
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS, TIMERS
 
-from tensorrl import checkpoints, system
+from tensorrl import system
 from tensorrl.rllib.config import RainbowConfig
-from tensorrl.training import Training
+from tensorrl.trial import checkpoints
+from tensorrl.trial.training import Training
 
 COMPONENT = "training"
 

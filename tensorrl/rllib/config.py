@@ -8,10 +8,11 @@ from ray.rllib.algorithms.dqn import DQNConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.from_config import NotProvided
 
-from tensorrl import games, variants
+from tensorrl import games
 from tensorrl.errors import InputError, unknown
 from tensorrl.rllib.module import RainbowModule
-from tensorrl.settings import Settings, network_spec
+from tensorrl.trial import variants
+from tensorrl.trial.settings import Settings, network_spec
 
 # RLlib's names for what `Settings` has under its own.
 _ALIASES = {
@@ -95,7 +96,7 @@ class RainbowConfig(DQNConfig):  # type: ignore[misc]
         Args:
             total_steps: agent steps of the whole trial.
             steps_per_iteration: agent steps of one `train()`.
-            settings: see `tensorrl.settings.Settings`.
+            settings: see `tensorrl.trial.settings.Settings`.
 
         Raises:
             InputError: a setting Rainbow does not have, or a value that is not allowed.

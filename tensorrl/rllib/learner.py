@@ -15,7 +15,7 @@ from tensorrl.learning.agent import Agent
 from tensorrl.learning.replay import Batch
 from tensorrl.learning.targets import categorical_losses, categorical_projection, huber_losses
 from tensorrl.rllib.module import QF_LOGITS, QF_PREDS, RainbowModule
-from tensorrl.training import make_agent, make_optimizer
+from tensorrl.trial.training import make_agent, make_optimizer
 
 
 class RainbowLearner(DQNTorchLearner):  # type: ignore[misc]

@@ -10,13 +10,13 @@ from ray.rllib.core.rl_module.apis import InferenceOnlyAPI, QNetAPI, TargetNetwo
 from ray.rllib.core.rl_module.torch import TorchRLModule
 from torch import Tensor
 
-from tensorrl import decompose
 from tensorrl.learning.agent import make_target
 from tensorrl.learning.schedules import linear
 from tensorrl.networks.qnetwork import QNetwork
 from tensorrl.networks.spec import NetworkSpec
-from tensorrl.settings import Settings
-from tensorrl.training import build_network
+from tensorrl.trial import warm_start
+from tensorrl.trial.settings import Settings
+from tensorrl.trial.training import build_network
 
 ATOMS, QF_LOGITS, QF_PROBS, QF_PREDS = "atoms", "qf_logits", "qf_probs", "qf_preds"
 
@@ -41,9 +41,9 @@ class RainbowModule(TorchRLModule, QNetAPI, TargetNetworkAPI, InferenceOnlyAPI):
         self.settings = Settings.model_validate(self.model_config["settings"])
         spec = NetworkSpec.model_validate(self.model_config["network"])
         self.network = build_network(spec, self.model_config["seed"])
-        source = decompose.find_source(self.settings.decompose_from, spec)
+        source = warm_start.find_source(self.settings.decompose_from, spec)
         if source is not None:
-            decompose.decompose_into(self.network, source.network)
+            warm_start.decompose_into(self.network, source.network)
         self._explorer = torch.Generator().manual_seed(self.model_config["seed"])
 
     def make_target_networks(self) -> None:

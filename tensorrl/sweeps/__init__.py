@@ -1,14 +1,14 @@
 """Sweeps: a YAML file becomes a checked grid of cells, which Ray Tune runs with as many at once as fit.
 
-Reports are in `tensorrl.sweeps.record`, which takes SciPy and Matplotlib: every trial's process imports this package.
+Reports are in `tensorrl.sweeps.store.report`: they take SciPy and Matplotlib, and every trial imports this package.
 """
 
-from tensorrl.sweeps.files import load_sweep
-from tensorrl.sweeps.grid import Cell, cells, select
-from tensorrl.sweeps.run import run_sweep
-from tensorrl.sweeps.spec import SweepSpec
-from tensorrl.sweeps.status import CellStatus, SweepStatus, sweep_status
-from tensorrl.sweeps.store import default_store, entries, find_sweep, store_path
+from tensorrl.sweeps.driver.run import run_sweep
+from tensorrl.sweeps.grid.cells import Cell, cells, select
+from tensorrl.sweeps.grid.files import load_sweep
+from tensorrl.sweeps.grid.spec import SweepSpec
+from tensorrl.sweeps.store.layout import default_store, entries, find_sweep, store_path
+from tensorrl.sweeps.store.status import CellStatus, SweepStatus, sweep_status
 
 __all__ = [
     "Cell",

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tensorrl.tracking import folder
+from tensorrl.trial import folder
 
 SETTINGS_FILE = "settings.json"
 CHECKPOINT_FOLDER = "checkpoint"
@@ -62,7 +62,7 @@ def collect(directory: Path, out: Path) -> list[str]:
 
 
 def _collect_checkpoint(kept: Path, out: Path) -> list[str]:
-    from tensorrl import checkpoints
+    from tensorrl.trial import checkpoints
 
     found = checkpoints.checkpoints(kept)
     if not found:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from tensorrl.tracking.folder import STEP
+from tensorrl.trial.folder import STEP
 
 KEY_TAG = "tensorrl.key"
 ARTIFACTS_TAG = "tensorrl.artifacts"

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from tensorrl.tracking.folder import read_json, read_trial
+from tensorrl.trial.folder import read_json, read_trial
 
 MEMORY_FILE = "mlflow.json"
 

@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tensorrl.tracking import artifacts, entries, folder, store
+from tensorrl.tracking import artifacts, entries, store
+from tensorrl.trial import folder
 
 LOCK_FILE = ".mlflow.lock"
 

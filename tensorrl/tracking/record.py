@@ -8,9 +8,10 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from tensorrl.tracking import folder, store
+from tensorrl.tracking import store
 from tensorrl.tracking.memory import recall_experiment, remember
 from tensorrl.tracking.mirror import LOCK_FILE, Mirror
+from tensorrl.trial import folder
 
 _log = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 from tensorrl.errors import InputError
 from tensorrl.tracking import store
-from tensorrl.tracking.folder import read_trial
 from tensorrl.tracking.memory import is_complete, recall_experiment, remember
 from tensorrl.tracking.mirror import LOCK_FILE, Mirror
 from tensorrl.tracking.record import one_line
+from tensorrl.trial.folder import read_trial
 
 _GIVE_UP_AFTER = 3
 """A store that failed for this many folders in a row is taken to be down: each more could cost a time-out."""

@@ -17,7 +17,7 @@ from synthetic_store import PAPER_VARIANTS, PONG_VARIANTS, make_sweep
 from tensorrl import games
 from tensorrl.analysis import paper_figures, records, report, scoreboard
 from tensorrl.errors import InputError
-from tensorrl.sweeps.record import sweep_record
+from tensorrl.sweeps.store.report import sweep_record
 
 SMALL = ("rainbow", "trl-5x", "kfac-trl-10x")
 GAMES = ("pong", "road_runner", "assault", "krull")

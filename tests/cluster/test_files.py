@@ -14,7 +14,7 @@ import pytest
 import yaml
 from deployment import COMPOSE, LAUNCHER, MANIFESTS, PLACEHOLDER, PROGRAMS, ROOT, SCRIPTS, documents, pin, values
 
-from tensorrl.sweeps.metrics import CELLS, STEPS_PER_SECOND
+from tensorrl.sweeps.store.gauges import CELLS, STEPS_PER_SECOND
 
 DOCKERFILE = ROOT / "docker/Dockerfile"
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from cluster.local import lab as labs
-from cluster.local import lifecycle, network
-from cluster.local.lab import Lab
 from tensorrl.errors import InputError
+from tests.cluster.laboratory import lab as labs
+from tests.cluster.laboratory import lifecycle, network
+from tests.cluster.laboratory.lab import Lab
 
 pytestmark = pytest.mark.cluster
 
@@ -143,7 +143,7 @@ def _submit(lab: Lab) -> str:
     """Submits the sweep from the client's host, and returns the job's id."""
     # fmt: off
     said = _said(lab, "client", [
-        sys.executable, "-m", "tensorrl.cli", "submit", str(SWEEP), "--no-follow", "--address", lab.dashboard,
+        sys.executable, "-m", "tensorrl", "submit", str(SWEEP), "--no-follow", "--address", lab.dashboard,
         "--out", str(lab.storage),
     ])
     # fmt: on

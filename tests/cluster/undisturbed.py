@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from tensorrl.sweeps import cells, load_sweep
-from tensorrl.trial import run_trial
+from tensorrl.trial.run import run_trial
 
 
 def main(sweep: str, folder: str) -> None:

@@ -8,8 +8,8 @@ from tensorrl.learning.agent import Agent, make_target
 from tensorrl.learning.replay import Batch
 from tensorrl.networks.qnetwork import QNetwork
 from tensorrl.optimizers.kfac import KFAC
-from tensorrl.settings import network_spec
-from tensorrl.variants import resolve
+from tensorrl.trial.settings import network_spec
+from tensorrl.trial.variants import resolve
 
 
 def make(variant, kfac=None, **kwargs):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tensorrl.learning.step import Recorded, Stepper
-from tensorrl.trial import TrialSpec, build_training
+from tensorrl.trial.run import TrialSpec, build_training
 from tests.learning.test_agent import make, make_batch
 
 VARIANTS = ["rainbow", "trl-5x", "kfac-trl-10x"]

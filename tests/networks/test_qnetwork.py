@@ -7,8 +7,8 @@ from pydantic import ValidationError
 from tensorrl.networks.noisy import NoisyLinear, scaled_noise
 from tensorrl.networks.qnetwork import QNetwork
 from tensorrl.networks.spec import DENSE_LAYERS, NetworkSpec
-from tensorrl.settings import network_spec
-from tensorrl.variants import VARIANTS, resolve
+from tensorrl.trial.settings import network_spec
+from tensorrl.trial.variants import VARIANTS, resolve
 
 
 def stacks(network, batch=4, seed=0):

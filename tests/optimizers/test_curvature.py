@@ -8,9 +8,9 @@ from kfac_steps import kron_solve, observe, parameters_of, plain, step
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tensorrl.networks.products import times_transposed
+from tensorrl.networks.matmul import times_transposed
 from tensorrl.optimizers.curvature import bias_factors, damped_inverse, damping_split, kronecker_factors
-from tensorrl.optimizers.products import gram, sandwich
+from tensorrl.optimizers.kronecker import gram, sandwich
 
 DAMPING = 0.03
 

@@ -6,8 +6,8 @@ from tensorrl import games
 from tensorrl.errors import InputError
 from tensorrl.learning.replay import Replay
 from tensorrl.rllib import AtariEnvRunner, Rainbow, RainbowConfig
-from tensorrl.training import parameters_sha256
-from tensorrl.trial import TrialSpec, build_training
+from tensorrl.trial.run import TrialSpec, build_training
+from tensorrl.trial.training import parameters_sha256
 
 QUICK = {"learning_starts": 100, "epsilon_decay": 50}
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tensorrl.errors import InputError
-from tensorrl.trial import Interrupted, Record, TrialSpec
+from tensorrl.trial.run import Interrupted, Record, TrialSpec
 
 LINE = 100
 

@@ -7,8 +7,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tensorrl.tracking import entries, folder
+from tensorrl.tracking import entries
 from tensorrl.tracking.entries import Point
+from tensorrl.trial import folder
 
 
 def test_parameters_are_the_identity_the_counts_and_every_setting() -> None:

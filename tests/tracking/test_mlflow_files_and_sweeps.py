@@ -24,9 +24,9 @@ def artifacts_of(uri: str, run: Any, path: str | None = None) -> set[str]:
 def test_a_finished_run_holds_its_settings_its_curve_and_a_final_checkpoint_that_plays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tensorrl.playback import load_network
-    from tensorrl.training import parameters_sha256
-    from tensorrl.trial import make_spec, run_trial
+    from tensorrl.trial.playback import load_network
+    from tensorrl.trial.run import make_spec, run_trial
+    from tensorrl.trial.training import parameters_sha256
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     quick = {"learning_starts": 50, "replay_capacity": 2_000, "final_episodes": 1, "evaluation_epsilon": 1.0}

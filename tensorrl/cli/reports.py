@@ -1,0 +1,82 @@
+"""The commands that report on sweeps and send records to MLflow."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tensorrl.cli.options import Json, print_json
+
+Store = Annotated[
+    Path | None, typer.Option("--store", help="The store: a folder of cells. TENSORRL_STORE, or runs, otherwise.")
+]
+Uri = Annotated[
+    str | None,
+    typer.Option("--tracking-uri", help="The MLflow store. MLFLOW_TRACKING_URI, or mlflow.db beside runs, otherwise."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.command("report")(report_command)
+    app.command("sync")(sync_command)
+
+
+def report_command(
+    sweep: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A sweep that was run in the store, or its file.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the report; STORE/.sweeps/NAME/report otherwise.")] = None,
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Write a sweep's tables and figures, with intervals and what is missing, as files and one HTML page."""
+    from tensorrl.analysis import report
+    from tensorrl.sweeps import store_path
+    from tensorrl.sweeps.store.report import sweep_record, write_report
+
+    folder = store_path(store)
+    record = sweep_record(folder, sweep)
+    made, files = write_report(record, folder, out)
+    rows = report.summary(record)
+    if as_json:
+        written = [str(file) for file in files]
+        print_json({"files": written, "agents": rows, "warnings": made.warnings, "left_out": made.left_out})
+        return
+    from tensorrl.cli.tables import print_table
+
+    print_table(rows, title=f"{record.name}: human-normalised scores, the paper's protocol [95 % intervals]")
+    for line in (*made.warnings, *(f"left out: {sentence}" for sentence in made.left_out)):
+        print(line)
+    print(files[0])
+
+
+def sync_command(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A run's folder, or any folder above some.")],
+    tracking_uri: Uri = None,
+    as_json: Json = False,
+) -> None:
+    """Send MLflow what it lacks of every run in a folder: safe to repeat and to interrupt."""
+    from tensorrl.tracking import sync_directory
+
+    outcomes = sync_directory(directory, tracking_uri=tracking_uri)
+    rows = [
+        {
+            "run": outcome.directory.name,
+            "lines sent": outcome.lines_sent,
+            "MLflow run": outcome.run_id,
+            "problem": outcome.problem,
+        }
+        for outcome in outcomes
+    ]
+    failed = sum(outcome.problem is not None for outcome in outcomes)
+    if as_json:
+        print_json([{**outcome._asdict(), "directory": str(outcome.directory)} for outcome in outcomes])
+    else:
+        from tensorrl.cli.tables import print_table
+
+        print_table(rows)
+        print(f"{len(rows) - failed} of {len(rows)} runs are in MLflow as they are here")
+    if failed:
+        sys.exit(1)

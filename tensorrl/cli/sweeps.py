@@ -1,0 +1,252 @@
+"""The commands that run, check and watch sweeps."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tensorrl.cli.options import Json, print_json
+from tensorrl.errors import InputError
+from tensorrl.sweeps.remote.files import REMOTE_VARIABLE
+
+if TYPE_CHECKING:
+    from tensorrl.sweeps import CellStatus, SweepStatus
+
+Out = Annotated[
+    Path | None, typer.Option("--out", help="The store: a folder of cells. TENSORRL_STORE, or runs, otherwise.")
+]
+Only = Annotated[
+    str | None, typer.Option(metavar="GLOB", help="Only cells whose GAME-VARIANT-seedK matches, e.g. 'pong-*-seed0'.")
+]
+MaxConcurrent = Annotated[int | None, typer.Option(min=1, help="Trials at once at most; as many as fit otherwise.")]
+Address = Annotated[
+    str | None, typer.Option(help="A running Ray: auto, or HOST:PORT. RAY_ADDRESS, or a Ray of its own, otherwise.")
+]
+Remote = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URI",
+        help="What machines that share no folder exchange cells by, e.g. s3://BUCKET/PREFIX; else TENSORRL_REMOTE.",
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.command("sweep")(sweep_command)
+    app.command("status")(status_command)
+    app.command("submit")(submit_command)
+    app.command("pull")(pull_command)
+
+
+def sweep_command(
+    file: Annotated[Path, typer.Argument(help="A sweep file (YAML).")],
+    out: Out = None,
+    check: Annotated[bool, typer.Option("--check", help="Only check it, and say what it takes.")] = False,
+    only: Only = None,
+    max_concurrent: MaxConcurrent = None,
+    address: Address = None,
+    remote: Remote = None,
+    resume: Annotated[bool, typer.Option("--resume", help="What happens anyway: go on with what was begun.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Run every cell of a sweep file that is not finished yet, as many at once as fit."""
+    from tensorrl.sweeps import load_sweep, run_sweep, store_path
+
+    spec = load_sweep(file)
+    store = store_path(out)
+    remote = remote or os.environ.get(REMOTE_VARIABLE)
+    if check:
+        _check(spec, store, only=only, address=address, remote=remote, as_json=as_json)
+        return
+    from tensorrl.cli.display import SweepDisplay, print_results
+    from tensorrl.sweeps.driver.cluster import RayLost
+
+    try:
+        with SweepDisplay(store) as display:
+            rows = run_sweep(
+                spec,
+                store,
+                only=only,
+                max_concurrent=max_concurrent,
+                address=address,
+                remote=remote,
+                on_update=display.update,
+                say=display.say,
+            )
+    except KeyboardInterrupt:
+        print("tensorrl: interrupted; the same command goes on", file=sys.stderr)
+        sys.exit(130)
+    except RayLost as lost:
+        print(f"tensorrl: {lost}", file=sys.stderr)
+        sys.exit(1)
+    results = [dict(row.result) for row in rows if row.result is not None]
+    failed = [row for row in rows if row.state != "finished"]
+    if as_json:
+        print_json({"finished": results, "failed": [{"folder": str(r.folder), "error": r.error} for r in failed]})
+    else:
+        print_results(results)
+        _print_failed(failed)
+    if failed:
+        sys.exit(1)
+
+
+def _check(spec: Any, store: Path, *, only: str | None, address: str | None, remote: str | None, as_json: bool) -> None:
+    from tensorrl.cli.display import print_estimate
+    from tensorrl.sweeps.driver.check import check_sweep
+
+    found = check_sweep(spec, store, only=only, address=address, remote=remote)
+    if as_json:
+        print_json(found)
+    else:
+        print_estimate(found)
+
+
+def submit_command(
+    file: Annotated[Path, typer.Argument(help="A sweep file (YAML).")],
+    address: Annotated[str, typer.Option(help="The cluster's dashboard, http://HOST:8265.")],
+    out: Annotated[str | None, typer.Option("--out", help="The store, as every machine of the cluster has it.")] = None,
+    only: Only = None,
+    max_concurrent: MaxConcurrent = None,
+    remote: Remote = None,
+    check: Annotated[bool, typer.Option(help="Ask the cluster first whether it can run the sweep.")] = True,
+    follow: Annotated[bool, typer.Option(help="Follow the job's log to its end.")] = True,
+) -> None:
+    """Run a sweep on a Ray cluster as a job; storage, MLflow and resources are checked there first."""
+    from tensorrl.cli.display import print_estimate
+    from tensorrl.sweeps import cells, load_sweep, select
+    from tensorrl.sweeps.submit.job import Cluster, check_cluster, describe_job, start_sweep
+
+    spec = load_sweep(file)
+    select(cells(spec), only)
+    cluster = Cluster(address)
+    if check:
+        print("asking the cluster whether it can run the sweep ...", file=sys.stderr, flush=True)
+        found = check_cluster(cluster, file, out=out, remote=remote)
+        print_estimate(found)
+        print_reach(found)
+        out = str(found["store"])
+        if found["problems"]:
+            raise InputError(
+                f"{found['problems'][0]}"
+                + (f" (and {len(found['problems']) - 1} more)" if len(found["problems"]) > 1 else "")
+                + "; --no-check submits all the same"
+            )
+    running = cluster.running(spec.name, out) if out else None
+    if running:
+        raise InputError(f"job {running} runs {spec.name} in {out} already (allowed: once it has ended or was stopped)")
+    options = ["--only", only] if only else []
+    options += ["--max-concurrent", str(max_concurrent)] if max_concurrent else []
+    options += ["--remote", remote] if remote else []
+    job = start_sweep(cluster, file, store=out, options=options)
+    print(describe_job(spec, cluster, job), flush=True)
+    if not follow:
+        return
+    try:
+        status = cluster.follow(job, lambda text: print(text, end="", flush=True))
+    except KeyboardInterrupt:
+        print(f"tensorrl: job {job} goes on without being followed", file=sys.stderr)
+        sys.exit(130)
+    print(f"job {job}: {status}")
+    if status != "SUCCEEDED":
+        sys.exit(1)
+
+
+def print_reach(found: dict[str, Any]) -> None:
+    """Prints what the cluster's machines can reach and what is free."""
+    free = found["free"]
+    print(f"MLflow: {found['mlflow']}; free now: {free.get('CPU', 0):g} cores, {free.get('GPU', 0):g} GPUs")
+    for problem in found["problems"]:
+        print(f"problem: {problem}", file=sys.stderr)
+
+
+def status_command(
+    sweep: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A sweep that was run in the store, or its file.")],
+    out: Out = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Again and again, until the sweep's driver has ended.")
+    ] = False,
+    every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks with --watch.")] = 5.0,
+    as_json: Json = False,
+) -> None:
+    """Say how far a sweep is: cells done, running and failed, steps/s, time left."""
+    from tensorrl.cli.display import StatusDisplay
+    from tensorrl.sweeps import store_path, sweep_status
+
+    store = store_path(out)
+    status = sweep_status(store, sweep)
+    try:
+        with StatusDisplay() as display:
+            while True:
+                if as_json:
+                    print_json(_status_json(status))
+                else:
+                    display.update(status)
+                if not watch or status.driver not in ("running", "waiting"):
+                    return
+                time.sleep(every)
+                status = sweep_status(store, sweep)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def pull_command(
+    uri: Annotated[str, typer.Argument(metavar="URI", help="A sweep's --remote.")],
+    out: Out = None,
+    checkpoints: Annotated[bool, typer.Option("--checkpoints", help="Bring trained networks, too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Bring a remote's cells and sweeps into a store here, for status, report, sync and evaluate."""
+    from tensorrl.sweeps import store_path
+    from tensorrl.sweeps.remote.pull import pull
+
+    store = store_path(out)
+    found = pull(uri, store, checkpoints=checkpoints)
+    if as_json:
+        print_json({"store": str(store), **found})
+    else:
+        sweeps = ", ".join(found["sweeps"]) or "none"
+        print(f"{store}: {found['cells']} cells, {found['finished']} of them finished; sweeps: {sweeps}")
+
+
+def _status_json(status: SweepStatus) -> dict[str, Any]:
+    return {
+        "name": status.name,
+        "driver": status.driver,
+        "where": status.where,
+        "cells": len(status.rows),
+        **{state: status.count(state) for state in ("finished", "running", "failed", "waiting")},
+        "agent_steps": sum(row.agent_steps for row in status.rows),
+        "steps": sum(row.steps for row in status.rows),
+        "steps_per_second": status.steps_per_second,
+        "seconds_left": status.seconds_left,
+        "rows": [_row_json(row) for row in status.rows],
+    }
+
+
+def _row_json(row: CellStatus) -> dict[str, Any]:
+    return {
+        "folder": str(row.folder),
+        "key": row.key,
+        "game": row.game,
+        "variant": row.variant,
+        "seed": row.seed,
+        "axes": dict(row.axes),
+        "state": row.state,
+        "agent_steps": row.agent_steps,
+        "steps": row.steps,
+        "steps_per_second": row.figures.get("steps_per_second"),
+        "score": row.result.get("score") if row.result is not None else None,
+        "failures": row.failures,
+        "error": list(row.error),
+    }
+
+
+def _print_failed(rows: list[CellStatus]) -> None:
+    for row in rows:
+        print(f"failed: {row.folder}: {' | '.join(row.error) or 'no message'}", file=sys.stderr)

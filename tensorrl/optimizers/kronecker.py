@@ -1,0 +1,39 @@
+"""Matrix products of the K-FAC step."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tensorrl.networks.matmul import suits_onednn, times_transposed
+
+
+def gram(samples: Tensor) -> Tensor:
+    """Returns the sum over all leading axes of the outer products of vectors; (..., d) → (d, d)."""
+    columns = as_columns(samples)
+    return times_transposed(columns, columns)
+
+
+def as_columns(samples: Tensor) -> Tensor:
+    """Returns vectors (..., d) as columns (d, vectors)."""
+    # Layers often give (batch, d, positions) transposed: then this order of axes is the cheap one to copy.
+    return samples.movedim(-1, 0).flatten(1)
+
+
+def sandwich(left: Tensor, middle: Tensor, right: Tensor, out: Tensor) -> None:
+    """Writes `left[k] @ middle[k] @ right[k]` into `out[k]` for every k, `left` and `right` symmetric.
+
+    Args:
+        left: (blocks, rows, rows).
+        middle: (blocks, rows, columns).
+        right: (blocks, columns, columns).
+        out: (blocks, rows, columns), not overlapping `middle`.
+    """
+    count, rows, columns = middle.shape
+    if suits_onednn(middle, rows * columns * max(rows, columns)):
+        for k in range(count):
+            out[k].copy_(times_transposed(times_transposed(left[k], middle[k].mT), right[k]))
+    elif columns == 1:  # a bias: as a row times a matrix, the product is a dozen times faster than a matrix times it
+        torch.mul(torch.bmm(middle.mT, left).mT, right, out=out)
+    else:
+        torch.bmm(torch.bmm(left, middle), right, out=out)

@@ -1,0 +1,1 @@
+"""Runs a sweep's cells on one machine or a Ray cluster."""

@@ -1,0 +1,265 @@
+"""What a sweep will take: time from measured speeds, memory from measured sizes, trials for each machine and GPU."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import os
+import shutil
+import statistics
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tensorrl.sweeps.grid.cells import Cell, cells
+from tensorrl.sweeps.grid.spec import SweepSpec
+from tensorrl.sweeps.store.status import CellStatus
+from tensorrl.trial.settings import Settings, replay_slots
+
+Device = Literal["cpu", "cuda"]
+
+MIB = 2**20
+_SPEEDS = Path(__file__).parents[2] / "data" / "trial_speeds.csv"
+_FULL_STEPS = 100_000
+# From whole trials of 100k steps on RoadRunner and Assault (docs/results.md), on a machine that did other work too:
+# 43 to 239 s for the last evaluation of 100 games, 47 to 65 MiB on disk.
+_GAME_SECONDS = 1.5
+_DISK = 65 * MIB
+# Imports, the emulator and the first report: `python -m benchmarks.startup` gives 4 s for `tensorrl train` alone.
+_START_SECONDS = 8.0
+# What PyTorch's CUDA context and libraries take of a card; not measured here yet.
+_CUDA_CONTEXT = 600 * MIB
+_SMALL_CARD = 16 * 1024 * MIB
+# What whole trials took beyond replay and the sizes in the table: checkpoints being packed, sixteen games evaluated.
+# Assault's peak was 1,164 MiB: 536 of replay, 387 in the table.
+_PEAKS = 250 * MIB
+# The scattering stem's trials keep each frame beside its features, compressed.
+_COMPRESSED_FRAME = 1_500
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One row of `data/trial_speeds.csv`.
+
+    Attributes:
+        steps_per_second: agent steps a second of one trial, on one core that does nothing else or alone on a GPU.
+        memory: bytes of main memory, besides a replay that lies there.
+        gpu_memory: bytes of a card's memory, replay of 100k steps included; 0 on the CPU.
+        source: how it was measured.
+    """
+
+    steps_per_second: float
+    memory: float
+    gpu_memory: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What one machine has.
+
+    Attributes:
+        name: of the machine.
+        cpus: cores.
+        gpus: graphics cards.
+        memory: bytes of main memory that trials may take.
+        gpu_memory: bytes of memory of the smallest card; None where it is not known.
+    """
+
+    name: str
+    cpus: float
+    gpus: float
+    memory: float
+    gpu_memory: float | None = None
+
+
+@functools.cache
+def measured() -> dict[tuple[str, str], Measured]:
+    """Returns what was measured, by device and variant; `python -m benchmarks.trial_speeds` measures it anew."""
+    with _SPEEDS.open(newline="", encoding="utf-8") as file:
+        return {
+            (row["device"], row["variant"]): Measured(
+                float(row["steps_per_second"]),
+                float(row["memory_mib"]) * MIB,
+                float(row["gpu_memory_mib"]) * MIB,
+                row["source"],
+            )
+            for row in csv.DictReader(file)
+        }
+
+
+def replay_bytes(settings: Settings, steps: int) -> int:
+    """Returns the bytes that a trial's replay takes: what its torso keeps of one frame, a transition."""
+    frames = replay_slots(settings, steps)
+    if settings.torso == "nature":
+        return frames * 84 * 84
+    if settings.stem == "scattering":
+        side = ((84 >> settings.stem_j) - 5) // 5 + 1
+        features = (1 + settings.stem_j * settings.stem_l) * 25 * side**2 * 2
+        return frames * (features + _COMPRESSED_FRAME)
+    return frames * 75 * 75
+
+
+def cell_memory(spec: SweepSpec, device: Device = "cpu") -> float:
+    """Returns the bytes of main memory that a trial of the sweep needs at most."""
+    return max(_trial_memory(cell, device) for cell in _kinds(spec))
+
+
+def gpu_memory(spec: SweepSpec) -> float:
+    """Returns the bytes of a card's memory that a trial of the sweep needs at most.
+
+    Where that was not measured it is reckoned: replay, and what CUDA itself takes.
+    """
+    return max(_gpu_memory(cell) for cell in _kinds(spec))
+
+
+def _gpu_memory(cell: Cell) -> float:
+    row = measured().get(("cuda", cell.trial.variant))
+    return row.gpu_memory if row else _CUDA_CONTEXT + replay_bytes(cell.trial.settings, cell.trial.steps)
+
+
+def _kinds(spec: SweepSpec) -> list[Cell]:
+    """One cell of each variant and combination of axes: games and seeds need the same memory."""
+    one = spec.model_copy(update={"games": spec.games[:1], "seeds": spec.seeds[:1]})
+    return cells(one)
+
+
+def _trial_memory(cell: Cell, device: Device) -> float:
+    replay = replay_bytes(cell.trial.settings, cell.trial.steps) if device == "cpu" else 0
+    row = measured().get((device, cell.trial.variant)) or measured()["cpu", cell.trial.variant]
+    return row.memory + _PEAKS + replay
+
+
+def trials_per_gpu(spec: SweepSpec, machine: Machine) -> int:
+    """Returns how many trials share each card of a machine: as many as its memory and the machine's cores allow."""
+    if not machine.gpus:
+        return 0
+    by_cores = machine.cpus / machine.gpus // spec.resources.cpus
+    by_memory = (machine.gpu_memory or _SMALL_CARD) // gpu_memory(spec)
+    by_main_memory = machine.memory / machine.gpus // float(spec.resources.memory or cell_memory(spec, "cuda"))
+    return max(1, int(min(by_cores, by_memory, by_main_memory)))
+
+
+def trials_at_once(spec: SweepSpec, machine: Machine, device: Device) -> int:
+    """Returns how many trials fit on a machine at once."""
+    memory = float(spec.resources.memory or cell_memory(spec, device))
+    fits = min(machine.cpus // spec.resources.cpus, machine.memory // memory)
+    if device == "cuda":
+        asked = spec.resources.gpus
+        fits = min(fits, machine.gpus * trials_per_gpu(spec, machine) if asked == "auto" else machine.gpus // asked)
+    return int(fits)
+
+
+def this_machine() -> Machine:
+    """Returns what the machine of this process has."""
+    sizes = _cards()
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Machine(
+        name="this machine",
+        cpus=len(os.sched_getaffinity(0)),
+        gpus=len(sizes),
+        memory=available,
+        gpu_memory=min(sizes, default=None),
+    )
+
+
+def _cards() -> list[float]:
+    """Bytes of memory of each graphics card, asked of the driver's own tool: PyTorch would take seconds to load."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    query = [tool, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    done = subprocess.run(query, capture_output=True, text=True, timeout=30)
+    return [float(line) * MIB for line in done.stdout.split()] if done.returncode == 0 else []
+
+
+def estimate(spec: SweepSpec, rows: Sequence[CellStatus], there: Sequence[Machine]) -> dict[str, Any]:
+    """Returns what is left to do, and what it takes.
+
+    Args:
+        spec: the sweep.
+        rows: how its cells stand.
+        there: the machines.
+
+    Returns:
+        Plain values: counts of cells, seconds of each variant's cells, hours in all, bytes of memory and disk, trials
+        for each machine and card, and where the speeds come from.
+    """
+    device: Device = "cuda" if spec.resources.gpus != 0 and any(machine.gpus for machine in there) else "cpu"
+    left = [row for row in rows if row.state != "finished"]
+    speeds = {variant: _speed(variant, rows, device) for variant in spec.variants}
+    seconds = {variant: _seconds(spec, variant, left, speeds[variant][0]) for variant in spec.variants}
+    fits = {machine.name: trials_at_once(spec, machine, device) for machine in there}
+    total = sum(fits.values())
+    at_once = min(total, spec.max_concurrent or total, max(1, len(left)))
+    work = None if None in seconds.values() else sum(each or 0.0 for each in seconds.values())
+    return {
+        "name": spec.name,
+        "cells": len(rows),
+        "finished": len(rows) - len(left),
+        "left": len(left),
+        "steps_left": sum(row.steps - row.agent_steps for row in left),
+        "device": device,
+        "variants": [
+            {
+                "variant": variant,
+                "cells_left": sum(row.variant == variant for row in left),
+                "steps_per_second": speed,
+                "seconds": seconds[variant],
+                "source": source,
+            }
+            for variant, (speed, source) in speeds.items()
+        ],
+        "trial_hours": None if work is None else work / 3600,
+        "at_once": at_once,
+        "hours": None if work is None or not at_once else work / at_once / 3600,
+        "memory_per_trial": float(spec.resources.memory or cell_memory(spec, device)),
+        "gpu_memory_per_trial": gpu_memory(spec) if device == "cuda" else None,
+        "disk": len(left) * _DISK * min(1.0, spec.steps / _FULL_STEPS),
+        "machines": [
+            {
+                "machine": machine.name,
+                "cpus": machine.cpus,
+                "gpus": machine.gpus,
+                "memory": machine.memory,
+                "trials_at_once": fits[machine.name],
+                "trials_per_gpu": trials_per_gpu(spec, machine) if machine.gpus else None,
+            }
+            for machine in there
+        ],
+    }
+
+
+def _seconds(spec: SweepSpec, variant: str, left: Sequence[CellStatus], speed: float | None) -> float | None:
+    """Seconds that a variant's unfinished cells take one after the other; None where its speed is not known."""
+    if speed is None:
+        return None
+    own = [row for row in left if row.variant == variant]
+    return sum((row.steps - row.agent_steps) / speed for row in own) + len(own) * (
+        _START_SECONDS + _evaluation_seconds(spec, variant)
+    )
+
+
+def _speed(variant: str, rows: Sequence[CellStatus], device: Device) -> tuple[float | None, str]:
+    """A variant's agent steps a second: of the sweep's own finished cells, else of the table."""
+    own = [
+        float(row.result["steps_per_second"])
+        for row in rows
+        if row.result is not None
+        and row.variant == variant
+        and row.result.get("steps_per_second")
+        and str(row.result.get("device", "cpu")).partition(":")[0] == device
+    ]
+    if own:
+        return statistics.median(own), f"{len(own)} finished cells of this sweep"
+    row = measured().get((device, variant))
+    if row is None:
+        return None, "not measured on a GPU yet: run one cell, and ask again"
+    return row.steps_per_second, row.source
+
+
+def _evaluation_seconds(spec: SweepSpec, variant: str) -> float:
+    settings = next(cell.trial.settings for cell in _kinds(spec) if cell.trial.variant == variant)
+    return _GAME_SECONDS * (9 + settings.final_episodes * min(1.0, spec.steps / _FULL_STEPS))

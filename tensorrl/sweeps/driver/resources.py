@@ -1,0 +1,103 @@
+"""What a trial reserves of the machines of a Ray, and what is refused before anything runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from tensorrl.errors import InputError
+from tensorrl.sweeps.driver.estimate import Device, Machine, cell_memory, trials_per_gpu
+from tensorrl.sweeps.grid.spec import SweepSpec
+
+_GIB = 2**30
+# Ray counts GPUs in ten-thousandths.
+_GPU_GRAIN = 10_000
+
+
+def machines() -> list[Machine]:
+    """Returns the machines of the Ray that this process is connected to."""
+    import ray
+
+    return [
+        Machine(
+            name=f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})",
+            cpus=node["Resources"].get("CPU", 0.0),
+            gpus=node["Resources"].get("GPU", 0.0),
+            memory=node["Resources"].get("memory", 0.0),
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+def train_on(there: Sequence[Machine]) -> bool:
+    """Whether any of these machines runs trials. A cluster that grows from zero has a head only, which runs none."""
+    return any(machine.cpus for machine in there)
+
+
+def await_machine(spec: SweepSpec, say: Callable[[str], None], pause: Callable[[], None]) -> None:
+    """Waits for the first machine that runs trials, where there is none: asks Ray's autoscaler for it, if there is one.
+
+    What each trial reserves can only then be told (`gpus: auto`); further machines come as trials wait for them.
+
+    Args:
+        spec: the sweep.
+        say: a line for the user.
+        pause: waits about a second, or raises where the user wants to stop.
+    """
+    if train_on(machines()):
+        return
+    from ray.autoscaler.sdk import request_resources
+
+    say("no machine of the cluster runs trials yet: waiting for one, which an autoscaler is asked for")
+    asked = {"CPU": spec.resources.cpus}
+    if spec.resources.gpus != "auto" and spec.resources.gpus:
+        asked["GPU"] = math.ceil(spec.resources.gpus)
+    request_resources(bundles=[asked])
+    try:
+        while not train_on(machines()):
+            pause()
+    finally:
+        # Else the machine would be kept when the sweep has ended.
+        request_resources(bundles=[])
+
+
+def trial_resources(spec: SweepSpec) -> tuple[dict[str, float], Device]:
+    """Returns what Ray is to reserve for each trial, and the device it trains on.
+
+    Raises:
+        InputError: no machine of this Ray has that much.
+    """
+    return fit(spec, machines())
+
+
+def fit(spec: SweepSpec, there: Sequence[Machine]) -> tuple[dict[str, float], Device]:
+    """Returns what each trial reserves of these machines, and the device it trains on.
+
+    Raises:
+        InputError: none of them has that much.
+    """
+    asked = spec.resources
+    most_cpus = max((machine.cpus for machine in there), default=0.0)
+    most_gpus = max((machine.gpus for machine in there), default=0.0)
+    if asked.cpus > most_cpus:
+        raise InputError(
+            f"cpus: {asked.cpus} of each trial are more than any machine has (allowed: 1 to {most_cpus:.0f})"
+        )
+    gpus = asked.gpus
+    if gpus == "auto":
+        share = max((trials_per_gpu(spec, machine) for machine in there), default=0)
+        gpus = _GPU_GRAIN // share / _GPU_GRAIN if share else 0.0
+    if gpus and not most_gpus:
+        raise InputError(f"gpus: {gpus:g} of each trial, but no machine has a GPU (allowed: 0, or auto)")
+    if gpus > most_gpus:
+        raise InputError(f"gpus: {gpus:g} of each trial are more than any machine has (allowed: 0 to {most_gpus:g})")
+    memory = float(asked.memory or cell_memory(spec, "cuda" if gpus else "cpu"))
+    fitting = [m for m in there if m.cpus >= asked.cpus and m.gpus >= gpus]
+    if not any(machine.memory >= memory for machine in fitting):
+        most = max((machine.memory for machine in fitting), default=0.0)
+        raise InputError(
+            f"memory: {memory / _GIB:.2f} GiB of each trial are more than any machine has to give (allowed: "
+            f"{most / _GIB:.2f} GiB; set resources.memory where a trial needs less)"
+        )
+    return {"cpu": float(asked.cpus), "gpu": gpus, "memory": memory}, "cuda" if gpus else "cpu"

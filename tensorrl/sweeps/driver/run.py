@@ -1,0 +1,323 @@
+"""Runs a sweep. Running it means: make all of its cells exist; those that do are left as they are."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+
+from tensorrl.errors import InputError
+from tensorrl.sweeps.driver.cluster import check_address, joins_ray, ray_session
+from tensorrl.sweeps.driver.estimate import this_machine
+from tensorrl.sweeps.driver.resources import await_machine, fit, trial_resources
+from tensorrl.sweeps.driver.tuning import Control, tune_cells
+from tensorrl.sweeps.grid.cells import Cell, cells, select
+from tensorrl.sweeps.grid.spec import SweepSpec
+from tensorrl.sweeps.remote.driver_side import Away, open_away
+from tensorrl.sweeps.store.board import Board, OnUpdate
+from tensorrl.sweeps.store.disk_space import is_full
+from tensorrl.sweeps.store.gauges import SweepGauges
+from tensorrl.sweeps.store.layout import (
+    DRIVER_LOCK,
+    STATE_FILE,
+    STOP_FILE,
+    entries,
+    lock_file,
+    open_store,
+    sweep_folder,
+    write_sweep,
+)
+from tensorrl.sweeps.store.signals import StopFlag, StopRequest, stop_signals
+from tensorrl.sweeps.store.status import CellStatus, read_status
+from tensorrl.tracking import prepare_store, sync_missing, tracking_uri_for
+from tensorrl.tracking.memory import is_complete
+from tensorrl.tracking.mirror import LOCK_FILE
+from tensorrl.tracking.record import one_line
+from tensorrl.tracking.store import LockedError, file_lock
+from tensorrl.trial.folder import read_result
+
+Say = Callable[[str], None]
+
+_POLL_SECONDS = 1.0
+_RECORD_PATIENCE = 30.0
+_log = logging.getLogger(__name__)
+
+
+def run_sweep(
+    spec: SweepSpec,
+    store: Path,
+    *,
+    only: str | None = None,
+    max_concurrent: int | None = None,
+    address: str | None = None,
+    remote: str | None = None,
+    on_update: OnUpdate | None = None,
+    say: Say | None = None,
+) -> list[CellStatus]:
+    """Runs the cells of a sweep that are not finished, and returns how all of them stand.
+
+    Each cell has a folder of its own in the store, as `tensorrl train` writes it, and its run in MLflow. One that was
+    begun before goes on from its last checkpoint. One that fails is tried again from there, as often as the sweep
+    allows, and then reported while the rest goes on. One that another process runs is waited for, and taken over if
+    that process dies; so is the whole sweep, where another process runs it. The same call, made again after any
+    interruption, completes the sweep.
+
+    Args:
+        spec: the sweep.
+        store: the folder of cells, created where it is missing. Every machine must have it under this path, or there
+            must be a remote.
+        only: a pattern for `<game>-<variant>-seed<k>`; other cells are left alone.
+        max_concurrent: trials at once at most; None takes the sweep's own limit, or runs as many as fit.
+        address: of a running Ray (`auto`, HOST:PORT); None takes `RAY_ADDRESS`, or a Ray of this process's own.
+        remote: URI of where machines without a shared folder keep the store; `store` is then a folder of each
+            machine's own. None where they share it.
+        on_update: called about once a second, and at the end, with every cell's status. What it raises is logged.
+        say: called with a line for the user now and then.
+
+    Returns:
+        The status of every chosen cell, in order: `finished` with its result, or `failed` with its last lines.
+
+    Raises:
+        InputError: the store is of another version, full or cannot be written to; the remote cannot be used; no Ray
+            answers; or a trial asks for more than any machine has.
+        RayLost: Ray did not start, or has no machine left.
+        KeyboardInterrupt: the sweep was asked to stop; its trials have checkpointed.
+    """
+    check_address(address)
+    store, say = store.absolute(), say or (lambda _: None)
+    grid = cells(spec)
+    chosen = select(grid, only)
+    if not joins_ray(address) and not remote:
+        _refuse_early(spec, store, chosen)
+    uri = tracking_uri_for(store / "cell", _given_uri(spec))
+    away = open_away(remote, store, spec.name, uri) if remote else None
+    open_store(store)
+    try:
+        with stop_signals() as stop, away or nullcontext():
+            return _Sweep(spec, store, grid, chosen, uri, away, stop, on_update, say).run(max_concurrent, address)
+    except Exception as error:
+        if isinstance(error, InputError) or not is_full(error):
+            raise
+        raise _full(store) from None
+
+
+def _refuse_early(spec: SweepSpec, store: Path, chosen: Sequence[Cell]) -> None:
+    """Refuses what this machine lacks before anything is written; a Ray of the sweep's own has no other machine."""
+    try:
+        fit(spec, [this_machine()])
+    except InputError:
+        # What is finished asks for nothing, and may lack its record or its report only.
+        if any(read_result(store / entry.folder) is None for entry in entries(store, chosen)):
+            raise
+
+
+class _Sweep:
+    """One run of a sweep."""
+
+    def __init__(
+        self,
+        spec: SweepSpec,
+        store: Path,
+        grid: Sequence[Cell],
+        chosen: Sequence[Cell],
+        uri: str,
+        away: Away | None,
+        stop: StopRequest,
+        on_update: OnUpdate | None,
+        say: Say,
+    ) -> None:
+        self.spec, self.store, self.grid, self.chosen = spec, store, grid, chosen
+        self.uri, self.away = uri, away
+        self.stop, self.on_update, self.say = stop, on_update, say
+        self.folder = sweep_folder(store, spec.name)
+        # Places of the cells that another process runs.
+        self.busy: set[int] = set()
+
+    def run(self, max_concurrent: int | None, address: str | None) -> list[CellStatus]:
+        write_sweep(self.store, self.spec, entries(self.store, self.grid))
+        with ExitStack() as held:
+            self._become_driver(held)
+            # Once more: while this process waited, the other may have made cells, or been of another file.
+            if self.away is not None:
+                self.away.bring(entries(self.store, self.grid))
+            write_sweep(self.store, self.spec, entries(self.store, self.grid))
+            board = Board(entries(self.store, self.chosen), self.store, self.folder / STATE_FILE, self.on_update)
+            if self.away is not None:
+                self.away.follow(board, self.stop)
+            try:
+                self._complete(board, max_concurrent or self.spec.max_concurrent, address)
+            except BaseException:
+                board.driver = "stopped"
+                raise
+            else:
+                board.driver = "ended"
+            finally:
+                board.show(at_once=True)
+        return board.rows()
+
+    def _become_driver(self, held: ExitStack) -> None:
+        """Takes the sweep's lock; follows the process that holds it meanwhile."""
+        said = False
+        while True:
+            try:
+                with ExitStack() as here:
+                    here.enter_context(file_lock(self.folder / DRIVER_LOCK, wait=False))
+                    if self.away is not None and not self.away.claim(self._pause):
+                        self.away.bring_sweep(entries(self.store, self.chosen))
+                        raise LockedError
+                    held.push(here.pop_all())
+            except LockedError:
+                where = read_status(self.store, self.spec.name, []).where
+                if not said:
+                    self.say(f"{self.spec.name}: is run by another process ({where}); waiting, to go on where it ends")
+                said = True
+                if self.on_update is not None:
+                    listed = entries(self.store, self.chosen)
+                    self.on_update(list(read_status(self.store, self.spec.name, listed).rows))
+                self._pause()
+            else:
+                return
+
+    def _complete(self, board: Board, max_concurrent: int | None, address: str | None) -> None:
+        if board.open_cells():
+            with ray_session(address):
+                # Ray sets handlers of its own.
+                self.stop.listen()
+                await_machine(self.spec, self.say, self._pause)
+                resources, device = trial_resources(self.spec)
+                _prepare(self.uri)
+                board.gauges = SweepGauges(self.spec.name)
+                board.show(at_once=True)
+                flag = self.away.flag() if self.away is not None else StopFlag(self.folder / STOP_FILE)
+                flag.lower()
+                control = Control(
+                    spec=self.spec,
+                    store=self.store,
+                    folder=self.folder,
+                    cells=[cell.on(device) for cell in self.chosen],
+                    board=board,
+                    stop=self.stop,
+                    flag=flag,
+                    uri=self.uri,
+                    resources=resources,
+                    max_concurrent=max_concurrent,
+                    say=self.say,
+                    remote=self.away.remote.uri if self.away is not None else "",
+                )
+                try:
+                    self._rounds(board, control)
+                finally:
+                    board.show(at_once=True)
+                    board.gauges = None
+        self._sync(board)
+
+    def _rounds(self, board: Board, control: Control) -> None:
+        """Gives Tune the open cells until none is left; those that others run are looked at again and again."""
+        while True:
+            self._relocate(board)
+            ready = [index for index in board.open_cells() if index not in self.busy or self._free(board, index)]
+            if ready:
+                end = tune_cells(control, ready)
+                if self.away is not None:
+                    self.away.bring([board.listed[index] for index in ready])
+                self.busy = (self.busy - set(ready)) | set(end.busy)
+                if end.full:
+                    raise _full(self.store)
+                if end.stopped:
+                    raise KeyboardInterrupt
+            elif board.open_cells():
+                board.show()
+                self._pause()
+            else:
+                return
+
+    def _relocate(self, board: Board) -> None:
+        if self.busy:
+            for index, entry in enumerate(entries(self.store, self.chosen)):
+                if index in self.busy and entry.folder != board.listed[index].folder:
+                    board.move(index, entry)
+            board.refresh(self.busy)
+
+    def _free(self, board: Board, index: int) -> bool:
+        try:
+            with file_lock(lock_file(self.store, board.listed[index].key), wait=False):
+                return True
+        except LockedError:
+            return False
+
+    def _sync(self, board: Board) -> None:
+        folders = [self.store / entry.folder for entry in board.listed]
+        _await_records(folders)
+        if self.away is not None:
+            self.away.bring_checkpoints(
+                folder
+                for folder in folders
+                if not is_complete(folder, experiment=self.spec.experiment, tracking_uri=self.uri)
+            )
+        missed = [
+            outcome
+            for outcome in sync_missing(
+                folders, tracking_uri=self.uri, experiment=self.spec.experiment, failed=board.failed_folders()
+            )
+            if outcome.problem
+        ]
+        if missed:
+            _log.warning(
+                "MLflow lacks a part of %d of %d trials (%s); it stays in %s to be synced",
+                len(missed), len(folders), missed[0].problem, self.store,
+            )  # fmt: skip
+        board.show(at_once=True)
+        self._report(reach_mlflow=not missed)
+
+    def _report(self, *, reach_mlflow: bool) -> None:
+        """Leaves the sweep's report in the store and in MLflow. No fault of it takes anything from the sweep."""
+        from tensorrl.sweeps.store.report import keep_report, sweep_record, write_report
+
+        try:
+            if reach_mlflow:
+                keep_report(self.store, self.spec.name, tracking_uri=self.uri, experiment=self.spec.experiment)
+            else:
+                write_report(sweep_record(self.store, self.spec.name), self.store)
+        except Exception as error:
+            _log.warning("%s: the report is not complete (%s); see `tensorrl report`", self.spec.name, one_line(error))
+
+    def _pause(self, seconds: float = _POLL_SECONDS) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if self.stop.requested:
+                raise KeyboardInterrupt
+            time.sleep(0.1)
+
+
+def _given_uri(spec: SweepSpec) -> str | None:
+    return os.environ.get("MLFLOW_TRACKING_URI") or spec.tracking.uri
+
+
+def _full(store: Path) -> InputError:
+    return InputError(
+        f"{store}: no space left on the device; what is finished is kept, and the same command goes on once there is "
+        "space"
+    )
+
+
+def _await_records(folders: Sequence[Path]) -> None:
+    """Waits a while for trials' processes that are done training and still send their record."""
+    deadline = time.monotonic() + _RECORD_PATIENCE
+    for lock in (folder / LOCK_FILE for folder in folders):
+        while lock.exists() and time.monotonic() < deadline:
+            try:
+                with file_lock(lock, wait=False):
+                    break
+            except LockedError:
+                time.sleep(0.2)
+
+
+def _prepare(uri: str) -> None:
+    """Makes the store ready for trials that start together; where it cannot be, each trial's record deals with it."""
+    try:
+        prepare_store(uri)
+    except Exception as error:
+        _log.warning("MLflow at %s is not ready (%s); the trials run and are recorded later", uri, error)

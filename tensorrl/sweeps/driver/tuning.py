@@ -1,0 +1,219 @@
+"""Cells through Ray Tune: one Tune trial each, watched at every turn of Tune's loop."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tensorrl.sweeps.driver import worker
+from tensorrl.sweeps.driver.cluster import Watchman
+from tensorrl.sweeps.grid.cells import Cell
+from tensorrl.sweeps.grid.spec import SweepSpec
+from tensorrl.sweeps.remote.files import Remote
+from tensorrl.sweeps.store.board import Board
+from tensorrl.sweeps.store.layout import STOP_FILE, TUNE_FOLDER, claim_name, sweep_name
+from tensorrl.sweeps.store.signals import StopFlag, StopRequest
+
+_GRACE_SECONDS = 60.0
+"""Trials asked to leave have this long for a hundred agent steps and a checkpoint."""
+_ERROR_LINES = 4
+
+
+@dataclass
+class Control:
+    """What a driver runs its cells with.
+
+    Attributes:
+        spec: the sweep.
+        store: the folder of cells.
+        folder: the sweep's own.
+        cells: those that were chosen.
+        board: how they stand; the same places.
+        stop: whether the user wants the sweep to stop.
+        flag: tells the trials.
+        uri: MLflow's store.
+        resources: of each trial, in Ray's words.
+        max_concurrent: trials at once at most.
+        say: a line for the user.
+        remote: where machines without a shared folder keep the store, a URI; empty where they share it.
+    """
+
+    spec: SweepSpec
+    store: Path
+    folder: Path
+    cells: Sequence[Cell]
+    board: Board
+    stop: StopRequest
+    flag: StopFlag
+    uri: str
+    resources: Mapping[str, float]
+    max_concurrent: int | None
+    say: Callable[[str], None]
+    remote: str = ""
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its callbacks for a restore of its own, which a sweep does not use; a display may hold locks.
+        return {}
+
+
+@dataclass
+class RoundEnd:
+    """How a round ended.
+
+    Attributes:
+        busy: places of the cells that another process runs.
+        stopped: the user asked to stop.
+        full: the store has no space left.
+    """
+
+    busy: list[int] = field(default_factory=list)
+    stopped: bool = False
+    full: bool = False
+
+
+class _Leave(Exception):
+    """Ends Tune's loop, once the trials have checkpointed."""
+
+
+def tune_cells(control: Control, places: Sequence[int]) -> RoundEnd:
+    """Runs cells on Tune until each is finished, given up or found to be another process's.
+
+    Args:
+        control: the driver.
+        places: of the cells on its board.
+    """
+    from ray import tune
+
+    if not control.remote:
+        _clean(control.folder / TUNE_FOLDER)
+    tasks = {control.board.listed[place].folder: place for place in places}
+    watch = _make_watch(control, tasks)
+    with suppress(_Leave):
+        tune.Tuner(
+            tune.with_resources(worker.run_cell, dict(control.resources)),
+            param_space={"cell": tune.grid_search([_task(control, place) for place in places])},
+            tune_config=tune.TuneConfig(
+                max_concurrent_trials=control.max_concurrent,
+                trial_name_creator=_cell_name,
+                trial_dirname_creator=_cell_name,
+            ),
+            run_config=tune.RunConfig(
+                name=time.strftime("%Y%m%d-%H%M%S"),
+                storage_path=_tune_storage(control),
+                failure_config=tune.FailureConfig(max_failures=control.spec.retries),
+                callbacks=[watch],
+                verbose=0,
+            ),
+        ).fit()
+    return _round_end(control, watch.trials, tasks)
+
+
+def last_lines(text: str, count: int = _ERROR_LINES) -> tuple[str, ...]:
+    """Returns the last lines of an error's text that say something, without colours."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    return tuple(line.rstrip() for line in plain.splitlines() if line.strip())[-count:]
+
+
+def _task(control: Control, place: int) -> worker.CellTask:
+    entry = control.board.listed[place]
+    return worker.CellTask(
+        spec=control.cells[place].trial.model_dump(mode="json"),
+        key=entry.key,
+        store=str(control.store),
+        folder=entry.folder,
+        stop_file=str(control.flag.path),
+        tracking_uri=control.uri,
+        experiment=control.spec.experiment,
+        trial_function=worker.TRIAL_FUNCTION,
+        remote=control.remote,
+        claim=claim_name(entry.key),
+        remote_stop=sweep_name(control.spec.name, STOP_FILE),
+    )
+
+
+def _tune_storage(control: Control) -> str:
+    """Where Tune keeps its own files, which all machines reach."""
+    if control.remote:
+        return Remote(control.remote).below(sweep_name(control.spec.name, TUNE_FOLDER))
+    return str(control.folder / TUNE_FOLDER)
+
+
+def _cell_name(trial: Any) -> str:
+    return str(trial.config["cell"]["folder"])
+
+
+def _outcome(trial: Any) -> worker.Outcome | None:
+    """How a Tune trial's process said that it ended; None where it did not."""
+    return trial.last_result.get("outcome") if trial.status == "TERMINATED" else None
+
+
+def _make_watch(control: Control, tasks: Mapping[str, int]) -> Any:
+    from ray.tune.progress_reporter import TrialProgressCallback
+
+    class Watch(TrialProgressCallback):  # type: ignore[misc]
+        """Carries what Tune knows of its trials to the board, at every turn of Tune's loop.
+
+        It takes the place of Tune's own printing of trials' ends, which no verbosity turns off.
+        """
+
+        trials: Sequence[Any] = ()
+        leaving: tuple[float, frozenset[str]] | None = None
+        watchman = Watchman()
+
+        def on_step_end(self, iteration: int, trials: Sequence[Any], **info: Any) -> None:
+            self.trials = trials
+            for trial in trials:
+                control.board.tell(tasks[_cell_name(trial)], trial.status, failures=trial.num_failures)
+            control.board.show()
+            self.watchman.look()
+            full = any(_outcome(trial) == "full" for trial in trials)
+            if control.stop.requested or full:
+                self._leave(trials, full=full)
+
+        def _leave(self, trials: Sequence[Any], *, full: bool) -> None:
+            running = {_cell_name(trial) for trial in trials if trial.status == "RUNNING"}
+            now = time.monotonic()
+            if self.leaving is None:
+                control.flag.up()
+                self.leaving = (now + _GRACE_SECONDS, frozenset(running))
+                if not full:
+                    control.say(f"stopping: {len(running)} running trials checkpoint; once more to leave at once")
+            deadline, asked = self.leaving
+            if not running & asked or now > deadline:
+                raise _Leave
+
+        def _say_nothing(self, *args: Any, **info: Any) -> None: ...
+
+        on_trial_result = on_trial_error = on_trial_complete = _say_nothing
+
+    return Watch()
+
+
+def _round_end(control: Control, trials: Sequence[Any], tasks: Mapping[str, int]) -> RoundEnd:
+    end = RoundEnd(stopped=control.stop.requested)
+    for trial in trials:
+        place, outcome = tasks[_cell_name(trial)], _outcome(trial)
+        if outcome == "busy":
+            end.busy.append(place)
+        elif outcome == "full":
+            end.full = True
+        elif outcome == "refused":
+            control.board.tell(place, "ERROR", error=(str(trial.last_result["reason"]),))
+        elif trial.status == "ERROR":
+            error = last_lines(trial.get_error() or "the process died")
+            control.board.tell(place, "ERROR", failures=trial.num_failures, error=error)
+        elif trial.status == "RUNNING":
+            control.board.tell(place, "PENDING")
+    return end
+
+
+def _clean(folder: Path) -> None:
+    """Removes what Tune left of earlier runs: the cells' folders are what a sweep goes on from."""
+    for old in sorted(folder.glob("*")):
+        shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,156 @@
+"""What runs inside a Tune trial's process: one cell in its folder, from its last checkpoint, with its record.
+
+PyTorch is imported last, so that a cell which need not run here is known within a second.
+"""
+
+from __future__ import annotations
+
+import importlib
+import socket
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+from tensorrl.errors import InputError
+from tensorrl.sweeps.store.disk_space import is_full
+from tensorrl.sweeps.store.layout import VERSION_FILE, find_folder, lock_file, open_store
+from tensorrl.sweeps.store.signals import StopFlag, watch_flag
+from tensorrl.tracking import MlflowRecord
+from tensorrl.tracking.store import LockedError, file_lock
+from tensorrl.trial.folder import read_result
+from tensorrl.trial.spec import TrialSpec
+
+TRIAL_FUNCTION = "tensorrl.trial.run:run_trial"
+RECORD_TIMEOUT = 5.0
+"""Seconds a trial waits for MLflow at its end. The sweep sends what is then missing when all trials are done."""
+_OUTAGE_TIMEOUT = 0.5
+"""The same where MLflow did not answer before: an outage must not hold the next trial up."""
+_LOCK_PATIENCE = 10.0
+
+Outcome = Literal["done", "busy", "stopped", "refused", "full"]
+
+
+class CellTask(TypedDict):
+    """What a Tune trial is given: plain values only, because Tune writes them to its files.
+
+    `remote` is empty where all machines share the store; else `claim` and `remote_stop` are names in it.
+    """
+
+    spec: dict[str, Any]
+    key: str
+    store: str
+    folder: str
+    stop_file: str
+    tracking_uri: str
+    experiment: str
+    trial_function: str
+    remote: str
+    claim: str
+    remote_stop: str
+
+
+class CellEnd(TypedDict):
+    """How a cell's process ended, unless by an error, which Tune keeps.
+
+    `outcome` is `done`; `busy` where another process runs the cell, or did so in another folder; `stopped` after a
+    checkpoint; `refused` where trying again cannot help; `full` where the store has no space left.
+    """
+
+    outcome: Outcome
+    reason: str
+
+
+def run_cell(config: dict[str, CellTask]) -> CellEnd:
+    """Runs one cell of a sweep to its end, or goes on with it from its last checkpoint.
+
+    Args:
+        config: Tune's configuration of the trial, with the task under `cell`.
+    """
+    task = config["cell"]
+    store, name = Path(task["store"]), task["folder"]
+    if task["remote"]:
+        try:
+            open_store(store)
+        except InputError as error:
+            return CellEnd(outcome="refused", reason=f"{socket.gethostname()}: {error}")
+    elif not (store / VERSION_FILE).is_file():
+        reason = f"{store}: not there on {socket.gethostname()} (every machine must have the store under this path)"
+        return CellEnd(outcome="refused", reason=reason)
+    stop = watch_flag(StopFlag(Path(task["stop_file"])))
+    with ExitStack() as held:
+        try:
+            if stop():
+                return CellEnd(outcome="stopped", reason="")
+            if not _hold(lock_file(store, task["key"]), held):
+                return CellEnd(outcome="busy", reason="another process runs it")
+            if find_folder(store, task["key"]) not in (None, name):
+                return CellEnd(outcome="busy", reason="another sweep began it")
+            if task["remote"]:
+                return _train_away(task, store, stop)
+            return _train(task, store / name, stop)
+        except Exception as error:
+            if is_full(error):
+                return CellEnd(outcome="full", reason=str(error))
+            raise
+
+
+def _train_away(task: CellTask, store: Path, stop: Callable[[], bool]) -> CellEnd:
+    """Trains a cell that goes to and fro by a remote."""
+    from tensorrl.sweeps.remote.files import Remote
+    from tensorrl.sweeps.remote.trial_side import Exchange
+
+    remote = Remote(task["remote"])
+    with Exchange(remote, store, task["folder"], claim=task["claim"], stop=task["remote_stop"]) as exchange:
+        if not exchange.begin():
+            return CellEnd(outcome="busy", reason="another machine runs it")
+        end = _train(task, store / task["folder"], lambda: stop() or exchange.asked())
+        exchange.finish()
+        return CellEnd(outcome="busy", reason="another machine took it over") if exchange.lost else end
+
+
+def _train(task: CellTask, folder: Path, stop: Callable[[], bool]) -> CellEnd:
+    if read_result(folder) is not None:
+        return CellEnd(outcome="done", reason="")
+    from tensorrl.trial.run import Interrupted
+
+    module, _, name = task["trial_function"].partition(":")
+    run: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    record = MlflowRecord(folder, tracking_uri=task["tracking_uri"], experiment=task["experiment"])
+    failed = True
+    try:
+        run(TrialSpec(**task["spec"]), folder, resume=True, record=lambda _: _Poked(record), stop=stop)
+        failed = False
+    except Interrupted as stopped:
+        failed = False
+        return CellEnd(outcome="stopped", reason=str(stopped))
+    except InputError as error:
+        return CellEnd(outcome="refused", reason=str(error))
+    finally:
+        record.close(RECORD_TIMEOUT if record.problem is None else _OUTAGE_TIMEOUT, failed=failed)
+    return CellEnd(outcome="done", reason="")
+
+
+class _Poked:
+    """The record as a trial sees it. It is closed here, where it is known whether the trial failed."""
+
+    def __init__(self, record: MlflowRecord) -> None:
+        self.poke = record.poke
+
+    def close(self, *, failed: bool = False) -> None:
+        """Leaves closing to `run_cell`."""
+
+
+def _hold(lock: Path, held: ExitStack) -> bool:
+    """Takes the cell's lock; what a killed sweep left behind is gone from it in seconds."""
+    deadline = time.monotonic() + _LOCK_PATIENCE
+    while True:
+        try:
+            held.enter_context(file_lock(lock, wait=False))
+        except LockedError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.5)
+        else:
+            return True

@@ -1,0 +1,154 @@
+"""The cells of a sweep: what each is, by what key it is known, and where it lies in a store."""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tensorrl import games
+from tensorrl.errors import InputError
+from tensorrl.sweeps.grid.spec import SweepSpec
+from tensorrl.trial import variants
+from tensorrl.trial.settings import Settings, network_spec
+from tensorrl.trial.spec import TrialSpec, determining_settings, trial_key
+
+KEY_LETTERS = 8
+"""Letters of a cell's key that end its folder's name."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One trial of a sweep.
+
+    Attributes:
+        trial: what determines it.
+        key: digest of that; two cells of one key are one cell, in whatever sweep.
+        axes: the values of the sweep's axes that it has.
+    """
+
+    trial: TrialSpec
+    key: str
+    axes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """`<game>-<variant>-seed<k>`, which cells that differ in settings share."""
+        return f"{self.trial.game}-{self.trial.variant}-seed{self.trial.seed}"
+
+    @property
+    def folder(self) -> str:
+        """Name of its folder in a store."""
+        return f"{self.name}-{self.key[:KEY_LETTERS]}"
+
+    def on(self, device: str) -> Cell:
+        """The same cell, to be trained on "cpu" or "cuda"."""
+        return replace(self, trial=self.trial.model_copy(update={"device": device}))
+
+
+def cells(spec: SweepSpec) -> list[Cell]:
+    """Returns the sweep's cells, seed by seed: a sweep cut short has every game and variant with the first seeds.
+
+    Raises:
+        InputError: settings that make no network for one of the games, or make two cells the same.
+    """
+    combined = [(variant, axes, _settings(spec, variant, axes)) for variant, axes in _combinations(spec)]
+    _check_networks(spec, combined)
+    # Once for each combination: the settings of hundreds of cells are few.
+    kinds = [_Kind.of(spec, *each) for each in combined]
+    found = [kind.cell(game, seed) for seed in spec.seeds for game in spec.games for kind in kinds]
+    _check_distinct(found)
+    return found
+
+
+def select(grid: Sequence[Cell], pattern: str | None) -> list[Cell]:
+    """Returns the cells whose name (`<game>-<variant>-seed<k>`) matches a pattern such as `pong-*-seed0`.
+
+    Raises:
+        InputError: none does.
+    """
+    chosen = [cell for cell in grid if pattern is None or fnmatch.fnmatchcase(cell.name, pattern)]
+    if not chosen:
+        raise InputError(f"--only {pattern!r}: matches no cell (allowed: a pattern for names such as {grid[0].name})")
+    return chosen
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """A variant with one combination of its axes: the cells that differ in game and seed only."""
+
+    trial: TrialSpec
+    axes: Mapping[str, Any]
+    determining: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, spec: SweepSpec, variant: str, axes: Mapping[str, Any], settings: Mapping[str, Any]) -> _Kind:
+        trial = TrialSpec(
+            game=spec.games[0],
+            variant=variant,
+            seed=spec.seeds[0],
+            steps=spec.steps,
+            overrides=dict(settings),
+            threads=spec.resources.cpus,
+            checkpoint_every=spec.checkpoint_every,
+        )
+        return cls(trial, axes, determining_settings(trial.settings))
+
+    def cell(self, game: str, seed: int) -> Cell:
+        trial = self.trial.model_copy(update={"game": game, "seed": seed})
+        return Cell(trial, trial_key(game, self.determining, seed=seed, steps=trial.steps), self.axes)
+
+
+def _combinations(spec: SweepSpec) -> list[tuple[str, dict[str, Any]]]:
+    found = []
+    for variant in spec.variants:
+        axes = spec.axes_of(variant)
+        found += [(variant, dict(zip(axes, values, strict=True))) for values in itertools.product(*axes.values())]
+    return found
+
+
+def _settings(spec: SweepSpec, variant: str, axes: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **spec.settings,
+        **spec.evaluation.settings(),
+        **spec.variant_settings.get(variant, {}),
+        **axes,
+    }
+
+
+def _check_networks(spec: SweepSpec, combined: Sequence[tuple[str, dict[str, Any], dict[str, Any]]]) -> None:
+    """Resolves every variant's settings and sizes its network for every number of actions the games have."""
+    actions = tuple(sorted({games.get(game).actions for game in spec.games}))
+    for variant, axes, settings in combined:
+        try:
+            _size_networks(variants.resolve(variant, settings).model_dump_json(), actions)
+        except InputError as error:
+            values = ", ".join(f"{name} {value}" for name, value in axes.items())
+            where = f"axes ({values}), variant {variant}" if axes else "settings"
+            raise InputError(f"{where}: {error}") from None
+
+
+@functools.lru_cache(maxsize=1024)
+def _size_networks(settings: str, actions: tuple[int, ...]) -> None:
+    """Finds the ranks for each number of actions; kept, because a sweep's cells are asked for more than once."""
+    for count in actions:
+        network_spec(Settings.model_validate_json(settings), count)
+
+
+def _check_distinct(grid: Sequence[Cell]) -> None:
+    known: dict[str, Cell] = {}
+    for cell in grid:
+        other = known.setdefault(cell.key, cell)
+        if other is not cell:
+            raise InputError(
+                f"{_title(other)} and {_title(cell)} are the same cell: their settings are equal "
+                "(allowed: variants and values of axes that differ)"
+            )
+
+
+def _title(cell: Cell) -> str:
+    values = "".join(f" {name}={value}" for name, value in cell.axes.items())
+    return cell.name + values

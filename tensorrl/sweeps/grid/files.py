@@ -1,0 +1,124 @@
+"""Sweep files: YAML in, a checked sweep or one clear line out."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from tensorrl.errors import InputError, unknown
+from tensorrl.sweeps.grid.cells import cells
+from tensorrl.sweeps.grid.spec import Axis, Evaluation, Resources, SweepSpec, Tracking
+
+SHORT_FORMS = ("cpus",)
+_SIZE = "bytes, or a size such as 1.5GiB"
+_ALLOWED = {
+    "name": "letters, digits and . _ - , the first a letter or digit, 100 at most",
+    "settings": "a mapping of settings to values",
+    "variant_settings": "a mapping of variants to settings",
+    "axes": "a mapping of settings to lists of values",
+    "evaluation.epsilon": "a number from 0 to 1",
+    "resources.gpus": "a number from 0, or the word auto",
+    "resources.memory": _SIZE,
+    "retries": "a whole number from 0",
+    "tracking.uri": "an MLflow tracking URI",
+    "tracking.experiment": "a name, 250 letters at most",
+}
+_PARTS: dict[str, type[BaseModel]] = {"evaluation": Evaluation, "resources": Resources, "tracking": Tracking}
+
+
+def load_sweep(path: Path) -> SweepSpec:
+    """Reads a sweep file and checks all of it, down to every trial's settings.
+
+    Args:
+        path: a YAML file with the fields of `SweepSpec`.
+
+    Raises:
+        InputError: in one line the file, the field, its value and what is allowed, with the nearest valid name.
+    """
+    return make_sweep(_read(path), where=str(path))
+
+
+def make_sweep(content: Mapping[Any, Any], *, where: str) -> SweepSpec:
+    """Checks a sweep's fields, down to every trial's settings.
+
+    Raises:
+        InputError: in one line, beginning with `where`.
+    """
+    allowed = [*SweepSpec.model_fields, *SHORT_FORMS]
+    for field in content:
+        if field not in allowed:
+            raise unknown("field", str(field), allowed, where=where)
+    for name, model in _PARTS.items():
+        for field in content[name] if isinstance(content.get(name), Mapping) else ():
+            if field not in model.model_fields:
+                raise unknown("field", str(field), model.model_fields, where=f"{where}: {name}")
+    try:
+        spec = SweepSpec.model_validate(content)
+        cells(spec)
+    except ValidationError as error:
+        first, *more = error.errors()
+        others = f" (and {len(more)} more)" if more else ""
+        raise InputError(f"{where}: {_explain(first)}{others}") from None
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    return spec
+
+
+def sweep_yaml(spec: SweepSpec) -> str:
+    """Returns a sweep as a sweep file, every field written out."""
+    return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a field given twice, which YAML forbids and PyYAML lets pass."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        names = [key.value for key, _ in node.value]
+        for index, (key, _) in enumerate(node.value):
+            if key.value in names[:index]:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        # The loader is a safe one: it makes plain values only.
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror} (allowed: a sweep's YAML file)") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: is no UTF-8 text (allowed: a sweep's YAML file)") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}:" if mark else ""
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise InputError(f"{path}:{line} not valid YAML: {problem}") from None
+    if not isinstance(content, dict):
+        fields = ", ".join(SweepSpec.model_fields)
+        raise InputError(f"{path}: holds no fields (allowed: {fields})")
+    return content
+
+
+def _explain(error: ErrorDetails) -> str:
+    """Returns one of pydantic's errors in our words: the field, its value, what is allowed."""
+    # pydantic names the member of a union after the field: that is no part of the field's name.
+    parts = [str(part) for part in error["loc"] if not str(part).startswith(("constrained-", "literal[", "function-"))]
+    where = ".".join(part for part in parts if part not in ("float", "int", "str", "tuple"))
+    if error["type"] == "missing":
+        required = ", ".join(name for name, field in SweepSpec.model_fields.items() if field.is_required())
+        return f"{where}: missing (required: {'values' if parts[0] == 'axes' else required})"
+    context: Mapping[str, Any] = error.get("ctx", {})
+    own = context.get("error")
+    if isinstance(own, InputError):
+        return f"{where}: {own}" if where else str(own)
+    if error["type"] == "extra_forbidden":
+        return f"{where}: unknown field (allowed: {', '.join(Axis.model_fields)})"
+    if error["type"] == "model_type" and where in _PARTS:
+        return f"{where}: {error['input']!r} (allowed: a mapping with {', '.join(_PARTS[where].model_fields)})"
+    allowed = _ALLOWED.get(where) or _ALLOWED.get(where.split(".")[0], "a whole number from 1")
+    return f"{where}: {error['input']!r} (allowed: {allowed})"

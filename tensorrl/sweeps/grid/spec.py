@@ -1,0 +1,240 @@
+"""The description of a sweep: one typed model, checked whole before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, StrictInt, model_validator
+
+from tensorrl import games
+from tensorrl.errors import InputError, unknown
+from tensorrl.trial import variants
+from tensorrl.trial.settings import Settings
+
+ATARI_100K = "atari-100k"
+MOST_SEEDS = 10_000
+_MOST_CELLS = 100_000
+_STRICT = ConfigDict(extra="forbid", frozen=True)
+
+
+def _listed_once(values: Sequence[Any]) -> tuple[Any, ...]:
+    for index, value in enumerate(values):
+        if value in values[:index]:
+            raise InputError(f"{value!r} is listed twice (allowed: each value once)")
+    return tuple(values)
+
+
+def _names(value: Any, what: str) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not value or not all(isinstance(name, str) for name in value):
+        raise InputError(f"{value!r} is no list of {what} (allowed: a list of one name or more)")
+    return _listed_once(value)
+
+
+def _games(value: Any) -> tuple[str, ...]:
+    if value == ATARI_100K:
+        return tuple(games.GAMES)
+    if isinstance(value, str):
+        raise InputError(f"{value!r} is no list of games (allowed: a list of names, or the word {ATARI_100K})")
+    return _listed_once([games.get(name).name for name in _names(value, "games")])
+
+
+def _variants(value: Any) -> tuple[str, ...]:
+    return tuple(variants.get(name).name for name in _names(value, "variants"))
+
+
+def _seeds(value: Any) -> tuple[int, ...]:
+    def whole(number: Any) -> bool:
+        return isinstance(number, int) and not isinstance(number, bool)
+
+    if whole(value) and 1 <= value <= MOST_SEEDS:
+        return tuple(range(value))
+    if isinstance(value, list | tuple) and value and all(whole(seed) and 0 <= seed < 2**31 for seed in value):
+        return _listed_once(value)
+    raise InputError(
+        f"{value!r} (allowed: a list of whole numbers from 0 to 2^31 - 1, or how many seeds, {MOST_SEEDS:,} at most)"
+    )
+
+
+def _settings(value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise InputError(f"{value!r} (allowed: a mapping of settings to values)")
+    for name in value:
+        if name not in Settings.model_fields:
+            raise unknown("setting", str(name), Settings.model_fields)
+    return dict(value)
+
+
+def _values(value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple) or not value:
+        raise InputError(f"{value!r} (allowed: a list of one value or more)")
+    return _listed_once(value)
+
+
+def _axis(value: Any) -> Any:
+    return value if isinstance(value, Mapping | Axis) else {"values": _values(value)}
+
+
+def _whole_bytes(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise InputError(f"{value!r} (allowed: bytes, or a size such as 1.5GiB)")
+    return value
+
+
+class Axis(BaseModel):
+    """Values of one setting, each of which makes cells of its own.
+
+    Attributes:
+        values: of the setting.
+        variants: the variants it applies to; None for all of the sweep's.
+    """
+
+    model_config = _STRICT
+
+    values: Annotated[tuple[Any, ...], BeforeValidator(_values)]
+    variants: Annotated[tuple[str, ...], BeforeValidator(_variants)] | None = None
+
+
+class Resources(BaseModel):
+    """What each trial reserves of a machine.
+
+    Attributes:
+        cpus: CPU cores, and threads. Two trials of one thread are faster than one of two.
+        gpus: GPUs, or the fraction of one: 0.25 puts four trials on each. 0 trains on the CPU. `auto` is 0 where
+            there is no GPU, and the fraction that memory and cores allow where there is one.
+        memory: bytes of main memory (`1.5GiB`); None takes the estimate of `tensorrl sweep --check`.
+    """
+
+    model_config = _STRICT
+
+    cpus: Annotated[StrictInt, Field(ge=1)] = 1
+    gpus: Annotated[float, Field(ge=0, strict=True)] | Literal["auto"] = "auto"
+    memory: Annotated[ByteSize, BeforeValidator(_whole_bytes), Field(gt=0)] | None = None
+
+
+class Evaluation(BaseModel):
+    """The evaluation that ends a trial; None leaves the setting to the variant.
+
+    Attributes:
+        final_episodes: games after 100k steps, in proportion below.
+        epsilon: ε in evaluation.
+    """
+
+    model_config = _STRICT
+
+    final_episodes: Annotated[StrictInt, Field(ge=1)] | None = None
+    epsilon: Annotated[float, Field(ge=0, le=1)] | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """The settings it stands for."""
+        given = {"final_episodes": self.final_episodes, "evaluation_epsilon": self.epsilon}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+class Tracking(BaseModel):
+    """Where MLflow's record goes.
+
+    Attributes:
+        uri: of the MLflow store. `MLFLOW_TRACKING_URI` wins; without either it is an SQLite file in the sweep's store.
+        experiment: MLflow's experiment; None takes the sweep's name.
+    """
+
+    model_config = _STRICT
+
+    uri: Annotated[str, Field(min_length=1)] | None = None
+    experiment: Annotated[str, Field(min_length=1, max_length=250)] | None = None
+
+
+class SweepSpec(BaseModel):
+    """A grid of trials: every game with every variant, every value of its axes and every seed.
+
+    Attributes:
+        name: names the sweep in its store, and its MLflow experiment.
+        games: ALE's names, or the word `atari-100k` for all 26.
+        variants: names of the registry.
+        seeds: the seeds, or how many: n stands for 0 to n - 1.
+        steps: agent steps of each trial.
+        settings: settings changed from the variant's own, for every trial.
+        variant_settings: the same for single variants, by name; they win over `settings`.
+        axes: settings that take several values, by name.
+        evaluation: the evaluation at a trial's end.
+        resources: what each trial reserves. `cpus: n` beside it is short for `resources: {cpus: n}`.
+        checkpoint_every: agent steps between checkpoints; None leaves it to the trial.
+        retries: how often a trial that failed is tried again from its last checkpoint.
+        max_concurrent: trials at once at most; None runs as many as fit.
+        tracking: MLflow's store and experiment.
+    """
+
+    model_config = _STRICT
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+    games: Annotated[tuple[str, ...], BeforeValidator(_games)]
+    variants: Annotated[tuple[str, ...], BeforeValidator(_variants)]
+    seeds: Annotated[tuple[int, ...], BeforeValidator(_seeds)]
+    steps: Annotated[StrictInt, Field(ge=1)] = 100_000
+    settings: Annotated[dict[str, Any], BeforeValidator(_settings)] = {}
+    variant_settings: dict[str, Annotated[dict[str, Any], BeforeValidator(_settings)]] = {}
+    axes: dict[str, Annotated[Axis, BeforeValidator(_axis)]] = {}
+    evaluation: Evaluation = Evaluation()
+    resources: Resources = Resources()
+    checkpoint_every: Annotated[StrictInt, Field(ge=1)] | None = None
+    retries: Annotated[StrictInt, Field(ge=0)] = 2
+    max_concurrent: Annotated[StrictInt, Field(ge=1)] | None = None
+    tracking: Tracking = Tracking()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, fields: Any) -> Any:
+        if not isinstance(fields, Mapping) or "cpus" not in fields:
+            return fields
+        fields = dict(fields)
+        cpus, resources = fields.pop("cpus"), fields.get("resources", {})
+        if not isinstance(resources, Mapping) or "cpus" in resources:
+            raise InputError("cpus: is given twice, by itself and in resources (allowed: once)")
+        return {**fields, "resources": {**resources, "cpus": cpus}}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SweepSpec:
+        for name in self.variant_settings:
+            if name not in self.variants:
+                raise unknown("variant", name, self.variants, where="variant_settings")
+        for name, axis in self.axes.items():
+            if name not in Settings.model_fields:
+                raise unknown("setting", name, Settings.model_fields, where="axes")
+            for variant in axis.variants or ():
+                if variant not in self.variants:
+                    raise unknown("variant", variant, self.variants, where=f"axes.{name}.variants")
+        for variant in self.variants:
+            self._check_once(variant)
+        count = len(self.seeds) * len(self.games) * sum(self.combinations(variant) for variant in self.variants)
+        if count > _MOST_CELLS:
+            raise InputError(f"the grid has {count:,} cells (allowed: {_MOST_CELLS:,} at most)")
+        return self
+
+    def _check_once(self, variant: str) -> None:
+        """Refuses a setting that two fields give to one variant, unless one of them is `variant_settings`."""
+        axes = {name: f"axes.{name}" for name in self.axes_of(variant)}
+        evaluated = dict.fromkeys(self.evaluation.settings(), "evaluation")
+        for name in axes.keys() & evaluated.keys():
+            raise InputError(f"evaluation: {name} is given by axes too (allowed: once)")
+        own = self.variant_settings.get(variant, {})
+        for name, place in (axes | evaluated).items():
+            other = f"variant_settings.{variant}" if name in own else "settings" if name in self.settings else None
+            if other:
+                raise InputError(f"{place}: {name} is given by {other} too (allowed: once)")
+
+    def axes_of(self, variant: str) -> dict[str, tuple[Any, ...]]:
+        """The values of each axis that applies to a variant."""
+        return {n: axis.values for n, axis in self.axes.items() if axis.variants is None or variant in axis.variants}
+
+    def combinations(self, variant: str) -> int:
+        """How many combinations of its axes' values a variant has."""
+        count = 1
+        for values in self.axes_of(variant).values():
+            count *= len(values)
+        return count
+
+    @property
+    def experiment(self) -> str:
+        """MLflow's experiment."""
+        return self.tracking.experiment or self.name

@@ -1,0 +1,236 @@
+"""What of a store goes to a remote and comes from it: cells with their checkpoints, and what sweeps keep.
+
+A file is sent when this process has not sent or taken it as it is. A checkpoint's manifest goes after what it names,
+and a result after all else, so that whoever reads a remote finds a whole cell or an earlier one. Checkpoints carry
+digests: what two machines mixed all the same shows as damage, and the checkpoint before is taken.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import posixpath
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tensorrl.sweeps.remote.files import Remote, at_once
+from tensorrl.sweeps.store.layout import write_bytes
+from tensorrl.tracking.memory import MEMORY_FILE
+from tensorrl.trial.folder import PROGRESS_FILE, RESULT_FILE, STEP, TRIAL_FILE, read_lines, read_progress
+
+_CHECKPOINTS, _FRAMES, _MANIFEST, _SPECTRA = "checkpoints", "frames", "manifest.json", "spectra"
+_RECORDS = (TRIAL_FILE, PROGRESS_FILE, MEMORY_FILE)
+_KEPT = 2
+
+_Signature = tuple[int, int, int]
+
+
+class Copy:
+    """A folder here and the folder of the same name in a remote.
+
+    Args:
+        remote: the remote.
+        store: the store of this machine.
+        name: the folder's, relative to both.
+    """
+
+    def __init__(self, remote: Remote, store: Path, name: str) -> None:
+        self.remote, self.name, self.folder = remote, name, store / name
+        # What is known to be the same here and there.
+        self._same: dict[str, _Signature] = {}
+
+    def send(self, names: Iterable[str]) -> None:
+        """Sends those of these files that changed here.
+
+        Raises:
+            FileNotFoundError: one is gone meanwhile.
+            OSError: the remote does not answer or refuses.
+        """
+        at_once(self._send, [name for name in names if self._same.get(name) != _signature(self.folder / name)])
+
+    def take(self, names: Iterable[str], into: str = "") -> None:
+        """Brings files here, below the folder `into` of this one; what the remote has not is passed over.
+
+        Raises:
+            OSError: the remote does not answer or refuses, or this machine's disk does.
+        """
+
+        def bring(name: str) -> None:
+            content = self.remote.read(f"{self.name}/{name}")
+            if content is not None:
+                _put(self.folder / into / name, content)
+
+        at_once(bring, names)
+
+    def _send(self, name: str) -> None:
+        path = self.folder / name
+        # Before it is read: a change in between is sent the next time.
+        signature = _signature(path)
+        self.remote.write(f"{self.name}/{name}", path.read_bytes())
+        self._same[name] = signature
+
+    def note(self, name: str) -> None:
+        """Notes that a file is the same here and there."""
+        self._same[name] = _signature(self.folder / name)
+
+
+class CellCopy(Copy):
+    """A cell of this machine's store and of a remote.
+
+    Attributes:
+        finished: the remote was seen to hold the finished cell, which is left as it is.
+    """
+
+    finished = False
+
+    def bring(self) -> None:
+        """Makes the cell here what it is in the remote, where that is finished (without checkpoints) or further on.
+
+        Raises:
+            OSError: the remote does not answer or refuses, or this machine's disk does.
+        """
+        there = self._there()
+        if TRIAL_FILE not in there:
+            return
+        self.finished = RESULT_FILE in there
+        if not self.finished:
+            newest = _checkpoints(there)[-_KEPT:]
+            if not newest or newest[-1] <= self.newest():
+                return
+            self.bring_checkpoints(newest)
+        self.bring_records()
+
+    def bring_checkpoints(self, steps: Sequence[str] = ()) -> None:
+        """Puts checkpoints of the remote in the place of those here.
+
+        Args:
+            steps: their names; none takes the newest two.
+        """
+        steps = steps or _checkpoints(self._there())[-_KEPT:]
+        into = f".{_CHECKPOINTS}.draft"
+        shutil.rmtree(self.folder / into, ignore_errors=True)
+        self.take([name for step in steps for name in self._named(step)], into)
+        if not (self.folder / into / _CHECKPOINTS).is_dir():
+            return
+        shutil.rmtree(self.folder / _CHECKPOINTS, ignore_errors=True)
+        os.replace(self.folder / into / _CHECKPOINTS, self.folder / _CHECKPOINTS)
+        (self.folder / into).rmdir()
+        for name in self._here():
+            self.note(name)
+
+    def _named(self, step: str) -> list[str]:
+        """Returns what a checkpoint of the remote consists of."""
+        manifest = f"{_CHECKPOINTS}/{step}/{_MANIFEST}"
+        try:
+            listed = [posixpath.normpath(f"{_CHECKPOINTS}/{step}/{name}") for name in self._json(manifest)]
+        except ValueError:
+            return []
+        allowed = (f"{_CHECKPOINTS}/{step}/", f"{_CHECKPOINTS}/{_FRAMES}/")
+        return [manifest, *(name for name in listed if name.startswith(allowed))]
+
+    def _json(self, name: str) -> list[str]:
+        content = json.loads(self.remote.read(f"{self.name}/{name}") or b"{}")
+        return list(content) if isinstance(content, dict) else []
+
+    def bring_records(self) -> None:
+        """Brings the trial's description, reports and spectra, and its result last.
+
+        Raises:
+            OSError: the remote does not answer or refuses, or this machine's disk does.
+        """
+        spectra = [name for name in self._there() if name.startswith(f"{_SPECTRA}/")]
+        self.take([*_RECORDS, *spectra])
+        self.take([RESULT_FILE])
+
+    def send_cell(self) -> None:
+        """Sends what the cell has here and the remote lacks, and removes there the checkpoints that it no longer has.
+
+        Raises:
+            FileNotFoundError: the trial removed an old checkpoint meanwhile; call again.
+            OSError: the remote does not answer or refuses.
+        """
+        if self.finished or not (self.folder / TRIAL_FILE).is_file():
+            return
+        # Looked at first: what a result belongs to is all there once it is.
+        result = (self.folder / RESULT_FILE).is_file()
+        here = self._here()
+        # First, because a folder without it is no trial's.
+        self.send([TRIAL_FILE])
+        manifests = [name for name in here if name.endswith(f"/{_MANIFEST}")]
+        self.send(set(here) - set(manifests))
+        self.send(manifests)
+        self.send_records()
+        if result:
+            self.send([RESULT_FILE])
+        for name in self._there() if here else ():
+            if name.startswith(f"{_CHECKPOINTS}/") and name not in here:
+                self.remote.remove(f"{self.name}/{name}")
+
+    def send_records(self) -> None:
+        """Sends the trial's description, its reports and its spectra.
+
+        Raises:
+            OSError: the remote does not answer or refuses.
+        """
+        spectra = [f"{_SPECTRA}/{path.name}" for path in (self.folder / _SPECTRA).glob("*.npz")]
+        self.send([*spectra, *(name for name in _RECORDS if (self.folder / name).is_file())])
+
+    def newest(self) -> str:
+        """Returns the name of the newest checkpoint here, empty where there is none."""
+        return max(_checkpoints(self._here()), default="")
+
+    def _here(self) -> list[str]:
+        """Returns the files of the cell's whole checkpoints. Frames come last, so that none is named in vain."""
+        found = sorted((self.folder / _CHECKPOINTS).glob("[0-9]*/*"))
+        frames = sorted((self.folder / _CHECKPOINTS / _FRAMES).glob("*.zst"))
+        return [path.relative_to(self.folder).as_posix() for path in (*found, *frames)]
+
+    def _there(self) -> list[str]:
+        return [name.removeprefix(f"{self.name}/") for name in self.remote.names(self.name)]
+
+
+def bring_cell(remote: Remote, store: Path, name: str) -> None:
+    """Brings a cell's description, reports and result here, where those of the remote go further.
+
+    Args:
+        remote: the remote.
+        store: the store of this machine, where no process may run the cell meanwhile.
+        name: the cell's folder.
+
+    Raises:
+        OSError: the remote does not answer or refuses, or this machine's disk does.
+    """
+    folder = store / name
+    if (folder / RESULT_FILE).is_file():
+        return
+    if remote.read(f"{name}/{RESULT_FILE}") is not None:
+        CellCopy(remote, store, name).bring_records()
+        return
+    lines = remote.read(f"{name}/{PROGRESS_FILE}")
+    trial = remote.read(f"{name}/{TRIAL_FILE}")
+    if trial is not None and not (folder / TRIAL_FILE).is_file():
+        _put(folder / TRIAL_FILE, trial)
+    if lines is not None and _last_step(read_lines(lines)) > _last_step(read_progress(folder)):
+        _put(folder / PROGRESS_FILE, lines)
+
+
+def _put(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, content)
+
+
+def _last_step(lines: Sequence[Mapping[str, Any]]) -> int:
+    return max((int(line[STEP]) for line in lines), default=0)
+
+
+def _checkpoints(names: Iterable[str]) -> list[str]:
+    """Returns the names of the checkpoints that are whole by these files, oldest first."""
+    parts = [name.split("/") for name in names]
+    return sorted(p[1] for p in parts if len(p) == 3 and p[0] == _CHECKPOINTS and p[2] == _MANIFEST and p[1].isdigit())
+
+
+def _signature(path: Path) -> _Signature:
+    status = path.stat()
+    return (status.st_mtime_ns, status.st_size, status.st_ino)

@@ -1,0 +1,135 @@
+"""What a sweep's driver knows of its cells while they run, and what it tells others of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tensorrl.sweeps.store.gauges import SweepGauges
+from tensorrl.sweeps.store.layout import Entry, write_text
+from tensorrl.sweeps.store.status import HEARTBEAT, CellStatus, DriverState, State, cell_status
+
+OnUpdate = Callable[[list[CellStatus]], None]
+
+_UPDATE_SECONDS = 1.0
+_STATES: dict[str, State] = {"RUNNING": "running", "ERROR": "failed"}
+_log = logging.getLogger(__name__)
+
+
+class Board:
+    """Every cell's status while the sweep runs: what Tune knows of it, and what its folder says.
+
+    Args:
+        listed: the cells.
+        store: their store.
+        state_file: where the driver's knowledge is written for `tensorrl status`.
+        on_update: called with every cell's status.
+    """
+
+    def __init__(self, listed: Sequence[Entry], store: Path, state_file: Path, on_update: OnUpdate | None) -> None:
+        self.listed = list(listed)
+        self.store = store
+        self.states: list[State] = ["waiting"] * len(listed)
+        self.failures = [0] * len(listed)
+        self.errors: list[tuple[str, ...]] = [()] * len(listed)
+        self.driver: DriverState = "running"
+        # Set while Ray is connected.
+        self.gauges: SweepGauges | None = None
+        # Folders of the others need not be read again and again: a large sweep has hundreds.
+        self._begun = [False] * len(listed)
+        self._on_update = on_update
+        self._state_file = state_file
+        self._started = time.time()
+        self._shown = self._saved = float("-inf")
+        self._written: Any = None
+        self._rows = [self._read(index) for index in range(len(listed))]
+
+    def _read(self, index: int) -> CellStatus:
+        return cell_status(
+            self.listed[index],
+            self.store,
+            state=self.states[index],
+            failures=self.failures[index],
+            error=self.errors[index],
+        )
+
+    def tell(self, index: int, status: str, *, failures: int | None = None, error: tuple[str, ...] = ()) -> None:
+        """Notes what Tune knows of a cell: its status in Tune's words, its failures, the last lines of the last."""
+        self._begun[index] |= status != "PENDING"
+        self.states[index] = _STATES.get(status, "waiting")
+        self.failures[index] = self.failures[index] if failures is None else failures
+        self.errors[index] = error
+
+    def move(self, index: int, entry: Entry) -> None:
+        """Notes that a cell lies in another folder, where another sweep made it."""
+        self.listed[index] = entry
+        self._begun[index] = True
+
+    def failed_folders(self) -> frozenset[Path]:
+        """Returns the folders of the cells that are given up."""
+        return frozenset(row.folder for row in self.rows() if row.state == "failed")
+
+    def refresh(self, places: Iterable[int]) -> None:
+        """Has the folders of these cells read again, which other processes write."""
+        for index in places:
+            self._begun[index] = True
+
+    def rows(self) -> list[CellStatus]:
+        """Returns every cell's status as it is now."""
+        for index, row in enumerate(self._rows):
+            if row.state != "finished" and self._begun[index]:
+                self._rows[index] = self._read(index)
+        return list(self._rows)
+
+    def under_way(self) -> list[Entry]:
+        """Returns the cells that were begun in this run and are not known to be finished. Safe from other threads."""
+        pairs = zip(self.listed, self._begun, list(self._rows), strict=True)
+        return [entry for entry, begun, row in pairs if begun and row.state != "finished"]
+
+    def open_cells(self) -> list[int]:
+        """Returns the places of the cells that are neither finished nor given up."""
+        return [index for index, row in enumerate(self.rows()) if row.state not in ("finished", "failed")]
+
+    def show(self, *, at_once: bool = False) -> None:
+        """Tells caller and disk how the cells stand, unless it was done a moment ago and need not be `at_once`."""
+        now = time.monotonic()
+        if not at_once and now - self._shown < _UPDATE_SECONDS:
+            return
+        self._shown = now
+        rows = self.rows()
+        self._save(rows, now, at_once=at_once)
+        if self.gauges is not None:
+            self.gauges.show(rows)
+        if self._on_update is None:
+            return
+        try:
+            self._on_update(rows)
+        except Exception:
+            _log.exception("the sweep goes on, but its progress cannot be shown")
+
+    def _save(self, rows: Sequence[CellStatus], now: float, *, at_once: bool) -> None:
+        told = {
+            row.folder.name: {"state": row.state, "failures": row.failures, "error": list(row.error)}
+            for row in rows
+            if row.state in ("running", "failed") or row.failures
+        }
+        if not at_once and told == self._written and now - self._saved < HEARTBEAT:
+            return
+        content = {
+            "driver": self.driver,
+            "where": f"{socket.gethostname()}, process {os.getpid()}",
+            "started": self._started,
+            "updated": time.time(),
+            "cells": told,
+        }
+        self._written, self._saved = told, now
+        try:
+            write_text(self._state_file, json.dumps(content) + "\n")
+        except OSError as error:
+            _log.info("the sweep goes on, but its state cannot be written: %s", error)

@@ -1,0 +1,248 @@
+"""A store: one folder of cells, which any number of sweeps share, and what each sweep keeps about itself.
+
+STORE/
+  .store.json                          its version
+  <game>-<variant>-seed<k>-<key>/      a cell, as `tensorrl train` writes it; <key> is the start of its key
+  .locks/<key>.lock                    held by the process that runs the cell
+  mlflow.db                            MLflow's record, where no server is named
+  .sweeps/<name>/
+    sweep.yaml                         the sweep, every field written out
+    cells.json                         its cells, in order
+    state.json                         what its driver last knew
+    driver.lock                        held by its driver
+    tune/                              Tune's own files
+    report/                            its report
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tensorrl.errors import InputError, unknown
+from tensorrl.sweeps.grid.cells import KEY_LETTERS, Cell, cells
+from tensorrl.sweeps.grid.files import load_sweep, sweep_yaml
+from tensorrl.sweeps.grid.spec import SweepSpec
+from tensorrl.trial.folder import CELLS_FILE, SWEEPS_FOLDER, read_json, read_trial
+
+VERSION = 1
+VERSION_FILE = ".store.json"
+LOCKS_FOLDER = ".locks"
+SWEEP_FILE = "sweep.yaml"
+STATE_FILE = "state.json"
+REPORT_FOLDER = "report"
+DRIVER_LOCK = "driver.lock"
+STOP_FILE = "stop"
+TUNE_FOLDER = "tune"
+STORE_VARIABLE = "TENSORRL_STORE"
+_DEFAULT = "runs"
+_JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cell as `cells.json` has it.
+
+    Attributes:
+        key: the cell's key.
+        folder: its folder in the store, a name. It names another variant where another sweep made the same cell.
+        game: its game.
+        variant: its variant in this sweep.
+        seed: its seed.
+        steps: agent steps it is to make.
+        axes: its values of the sweep's axes.
+    """
+
+    key: str
+    folder: str
+    game: str
+    variant: str
+    seed: int
+    steps: int
+    axes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def default_store() -> Path:
+    """Returns the store of commands that name none: `TENSORRL_STORE`, or the folder `runs`."""
+    return Path(os.environ.get(STORE_VARIABLE) or _DEFAULT).expanduser()
+
+
+def store_path(given: Path | None = None) -> Path:
+    """Returns the absolute path of the store that is meant.
+
+    Inside a job of `ray job submit` the working folder is a copy that goes when the job ends: there, a path that is
+    not absolute is taken from the home folder.
+
+    Args:
+        given: a path from the command line; None takes `default_store`.
+    """
+    path = (given or default_store()).expanduser()
+    return Path.home() / path if _JOB_VARIABLE in os.environ else path.absolute()
+
+
+def check_version(store: Path) -> None:
+    """Refuses a store that another version of TensorRL wrote.
+
+    Raises:
+        InputError: the store's version is another, or cannot be read.
+    """
+    path = store / VERSION_FILE
+    try:
+        if not path.exists():
+            return
+        held = json.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise InputError(f"{path}: is not valid JSON (allowed: a store's version)") from None
+    version = held.get("version") if isinstance(held, dict) else None
+    if version != VERSION:
+        raise InputError(f"{store}: is a store of version {version} (allowed: {VERSION}; choose another with --out)")
+
+
+def version_text() -> str:
+    """Returns what a store of this version says of itself."""
+    return json.dumps({"version": VERSION}) + "\n"
+
+
+def open_store(store: Path) -> None:
+    """Creates a store where there is none, and checks that it can be used.
+
+    Raises:
+        InputError: it is of another version, or cannot be written to.
+    """
+    check_version(store)
+    try:
+        (store / LOCKS_FOLDER).mkdir(parents=True, exist_ok=True)
+        if not (store / VERSION_FILE).exists():
+            write_text(store / VERSION_FILE, version_text())
+    except OSError as error:
+        raise InputError(f"{store}: cannot be written to: {error.strerror}") from None
+
+
+def sweep_folder(store: Path, name: str) -> Path:
+    """Returns where a sweep keeps its own files."""
+    return store / SWEEPS_FOLDER / name
+
+
+def lock_file(store: Path, key: str) -> Path:
+    """Returns the file that whoever runs the cell of `key` holds a lock on."""
+    return store / LOCKS_FOLDER / f"{key[:16]}.lock"
+
+
+def claim_name(key: str) -> str:
+    """Returns the name in a remote of the file by which a machine claims the cell of `key`."""
+    return f"{LOCKS_FOLDER}/{key[:16]}.json"
+
+
+def sweep_name(name: str, file: str) -> str:
+    """Returns the name in a remote of a file that a sweep keeps."""
+    return f"{SWEEPS_FOLDER}/{name}/{file}"
+
+
+def entries(store: Path, grid: Sequence[Cell]) -> list[Entry]:
+    """Returns where each cell lies, or will lie, in the store.
+
+    A cell that another sweep made under another variant's name is found by its key.
+
+    Raises:
+        InputError: a folder holds another trial than its name says.
+    """
+    held: dict[str, list[str]] = {}
+    for folder in sorted(_names(store)):
+        held.setdefault(folder[-KEY_LETTERS:], []).append(folder)
+    return [_entry(store, cell, held.get(cell.key[:KEY_LETTERS], [])) for cell in grid]
+
+
+def find_folder(store: Path, key: str) -> str | None:
+    """Returns the name of the folder that holds the cell of `key`, or None."""
+    for folder in sorted(_names(store)):
+        if folder.endswith(f"-{key[:KEY_LETTERS]}") and (read_trial(store / folder) or {}).get("key") == key:
+            return folder
+    return None
+
+
+def _names(store: Path) -> list[str]:
+    try:
+        return [name for name in os.listdir(store) if not name.startswith(".")]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _entry(store: Path, cell: Cell, candidates: Sequence[str]) -> Entry:
+    keys = {name: (read_trial(store / name) or {}).get("key") for name in candidates}
+    if keys.get(cell.folder) not in (None, cell.key):
+        raise InputError(f"{store / cell.folder}: holds another trial (allowed: another store, with --out)")
+    same = [name for name in candidates if keys[name] == cell.key]
+    folder = cell.folder if cell.folder in same or not same else same[0]
+    trial = cell.trial
+    return Entry(cell.key, folder, trial.game, trial.variant, trial.seed, trial.steps, dict(cell.axes))
+
+
+def write_sweep(store: Path, spec: SweepSpec, listed: Sequence[Entry]) -> Path:
+    """Writes what a sweep is into its folder, which is returned.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    folder = sweep_folder(store, spec.name)
+    content = {"version": VERSION, "name": spec.name, "experiment": spec.experiment}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / SWEEP_FILE, sweep_yaml(spec))
+        write_text(folder / CELLS_FILE, json.dumps(content | {"cells": [asdict(e) for e in listed]}, indent=1) + "\n")
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written to: {error.strerror}") from None
+    return folder
+
+
+def find_sweep(store: Path, wanted: str) -> tuple[str, list[Entry]]:
+    """Returns the name and the cells of a sweep: of a sweep file, or of a sweep that was run in the store.
+
+    Args:
+        store: the store.
+        wanted: a sweep file that exists, or the name of a sweep.
+
+    Raises:
+        InputError: neither, with the nearest name; a bad file; a store of another version.
+    """
+    check_version(store)
+    path = Path(wanted)
+    if path.is_file():
+        spec = load_sweep(path)
+        return spec.name, entries(store, cells(spec))
+    held = read_json(sweep_folder(store, wanted) / CELLS_FILE) if "/" not in wanted else None
+    if held is not None:
+        return wanted, [Entry(**entry) for entry in held["cells"]]
+    names = _sweep_names(store)
+    if not names or path.suffix in (".yaml", ".yml"):
+        raise InputError(f"{wanted}: no such sweep file, and no sweep of that name in {store}")
+    raise unknown("sweep", wanted, names, where=str(store))
+
+
+def _sweep_names(store: Path) -> list[str]:
+    return sorted(path.parent.name for path in (store / SWEEPS_FOLDER).glob(f"*/{CELLS_FILE}"))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text as `write_bytes` does."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file under a temporary name and renames it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    try:
+        draft.write_bytes(content)
+        os.replace(draft, path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,1 @@
+"""Sends a sweep to a Ray cluster as a job."""

@@ -1,0 +1,217 @@
+"""Sends a sweep to a Ray cluster as a job, after asking the cluster whether it can run it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import shlex
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import tensorrl
+from tensorrl.errors import InputError
+from tensorrl.sweeps.grid.files import load_sweep
+from tensorrl.sweeps.grid.spec import SweepSpec
+from tensorrl.sweeps.submit.probe import MARK
+
+JOB_ENVIRONMENT = {
+    # Ray would give a stopped job 3 seconds, in which no trial can finish its hundred steps and write a checkpoint.
+    "RAY_JOB_STOP_WAIT_TIME_S": "90",
+}
+_SENT = "sweep.yaml"
+_PROBE_SECONDS = 300.0
+_POLL_SECONDS = 1.0
+_ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+
+
+class Cluster:
+    """The job API of a Ray cluster.
+
+    Args:
+        address: of its dashboard, http://HOST:PORT. A token is taken from the environment, as Ray does
+            (`RAY_AUTH_MODE=token` with `RAY_AUTH_TOKEN` or `RAY_AUTH_TOKEN_PATH`).
+
+    Raises:
+        InputError: no job API answers there, or it refuses.
+    """
+
+    def __init__(self, address: str) -> None:
+        if not address.startswith(("http://", "https://")):
+            raise InputError(f"--address {address}: not a dashboard's address (allowed: http://HOST:8265)")
+        from ray.dashboard.modules import dashboard_sdk
+        from ray.job_submission import JobSubmissionClient
+
+        # Ray would say each package it uploads on standard error.
+        for name in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        dashboard_sdk.cli_logger.configure(verbosity=-1)
+        self.address = address
+        try:
+            self.client = JobSubmissionClient(address)
+        except Exception as error:
+            raise InputError(f"--address {address}: no job API can be used there: {_line(error)}") from None
+
+    def start(self, entrypoint: str, folder: Path, *, name: str, metadata: Mapping[str, str]) -> str:
+        """Starts a job and returns its id.
+
+        Args:
+            entrypoint: the command.
+            folder: what is sent along, and where the command runs.
+            name: begins the job's id.
+            metadata: of the job.
+
+        Raises:
+            InputError: the cluster refuses it.
+        """
+        environment = {**JOB_ENVIRONMENT, **_commit()}
+        try:
+            return str(
+                self.client.submit_job(
+                    entrypoint=entrypoint,
+                    submission_id=f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}",
+                    runtime_env={"working_dir": str(folder), "env_vars": environment},
+                    metadata=dict(metadata),
+                )
+            )
+        except Exception as error:
+            raise InputError(f"--address {self.address}: the job was refused: {_line(error)}") from None
+
+    def status(self, job: str) -> str:
+        """Returns a job's status, such as "RUNNING"."""
+        return str(self.client.get_job_status(job).value)
+
+    def wait(self, job: str, seconds: float) -> str:
+        """Waits until a job has ended and returns its log.
+
+        Raises:
+            InputError: it has not ended in time; it is stopped.
+        """
+        deadline = time.monotonic() + seconds
+        while self.status(job) not in _ENDED:
+            if time.monotonic() > deadline:
+                self.client.stop_job(job)
+                raise InputError(f"--address {self.address}: the cluster's check did not end in {seconds:.0f} s")
+            time.sleep(_POLL_SECONDS)
+        return str(self.client.get_job_logs(job))
+
+    def follow(self, job: str, write: Callable[[str], object]) -> str:
+        """Writes a job's log as it grows, through lost connections, and returns the status it ended with."""
+        written = 0
+        while True:
+            try:
+                written = asyncio.run(self._tail(job, write, written))
+            except (RuntimeError, OSError):
+                time.sleep(_POLL_SECONDS)
+            status = self.status(job)
+            if status in _ENDED:
+                write(str(self.client.get_job_logs(job))[written:])
+                return status
+
+    async def _tail(self, job: str, write: Callable[[str], object], written: int) -> int:
+        """Writes what comes after the first `written` letters; returns how many are written then."""
+        seen = 0
+        async for text in self.client.tail_job_logs(job):
+            new = text[max(0, written - seen) :]
+            seen += len(text)
+            if new:
+                write(new)
+                written = max(written, seen)
+        return written
+
+    def running(self, sweep: str, store: str) -> str | None:
+        """Returns the id of a job that runs a sweep of this name in this store, or None."""
+        for job in self.client.list_jobs():
+            of = job.metadata or {}
+            if job.status.value not in _ENDED and (of.get("sweep"), of.get("store")) == (sweep, store):
+                return str(job.submission_id)
+        return None
+
+
+def check_cluster(cluster: Cluster, file: Path, *, out: str | None, remote: str | None = None) -> dict[str, Any]:
+    """Asks the cluster, in a job of its own, whether it can run a sweep; see `probe`.
+
+    Args:
+        cluster: the cluster.
+        file: the sweep file.
+        out: the store's path in the cluster; None leaves it to the cluster's environment.
+        remote: where machines without a shared folder keep the store; None leaves it to the cluster's environment.
+
+    Raises:
+        InputError: the sweep cannot run there, or no answer came.
+    """
+    with packed(file) as folder:
+        given = [*(["--out", out] if out else []), *(["--remote", remote] if remote else [])]
+        command = ["python", "-m", "tensorrl.sweeps.submit.probe", _SENT, *given]
+        job = cluster.start(shlex.join(command), folder, name="tensorrl-check", metadata={})
+        log = cluster.wait(job, _PROBE_SECONDS)
+    lines = [line for line in log.splitlines() if line.startswith(MARK)]
+    if not lines:
+        last = " | ".join([line for line in log.splitlines() if line.strip()][-3:])
+        raise InputError(f"--address {cluster.address}: the cluster's check failed (job {job}): {last or 'no output'}")
+    found: dict[str, Any] = json.loads(lines[-1].removeprefix(MARK))
+    if "error" in found:
+        raise InputError(f"in the cluster: {found['error']}")
+    return found
+
+
+def start_sweep(cluster: Cluster, file: Path, *, store: str | None, options: Sequence[str] = ()) -> str:
+    """Starts a sweep as a job and returns the job's id.
+
+    Args:
+        cluster: the cluster.
+        file: the sweep file.
+        store: the store's path in the cluster; None leaves it to the cluster's environment.
+        options: further options of `tensorrl sweep`.
+
+    Raises:
+        InputError: the file is bad, or the cluster refuses the job.
+    """
+    spec = load_sweep(file)
+    command = ["python", "-m", "tensorrl", "sweep", _SENT, *(["--out", store] if store else []), *options]
+    metadata = {"sweep": spec.name, **({"store": store} if store else {})}
+    with packed(file) as folder:
+        return cluster.start(shlex.join(command), folder, name=f"tensorrl-{spec.name}", metadata=metadata)
+
+
+@contextmanager
+def packed(file: Path) -> Iterator[Path]:
+    """A folder with what a job needs: this very package, about a megabyte, and the sweep file.
+
+    The cluster so runs the code that was asked to submit; of TensorRL it needs the dependencies only.
+    """
+    with tempfile.TemporaryDirectory(prefix="tensorrl-job-") as name:
+        folder = Path(name)
+        source = Path(tensorrl.__file__).parent
+        shutil.copytree(source, folder / source.name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+        shutil.copyfile(file, folder / _SENT)
+        yield folder
+
+
+def _commit() -> dict[str, str]:
+    """The commit of this source tree, which its copy in the cluster cannot know."""
+    from tensorrl import system
+
+    found = system.commit()
+    return {system.COMMIT_VARIABLE: found} if found else {}
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:299]}…"
+
+
+def describe_job(spec: SweepSpec, cluster: Cluster, job: str) -> str:
+    """Returns how to watch, stop and resume a job."""
+    return (
+        f"sweep {spec.name} runs as job {job}\n"
+        f"  follow: ray job logs --address {cluster.address} --follow {job}\n"
+        f"  stop:   ray job stop --address {cluster.address} {job}   (its trials checkpoint first)\n"
+        "  resume: give the same `tensorrl submit` command again"
+    )

@@ -1,0 +1,115 @@
+"""Plays games with a checkpoint's network, and films them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tensorrl import games, system
+from tensorrl.environments.atari import ACTION_REPEAT, Frame
+from tensorrl.errors import InputError
+from tensorrl.networks.qnetwork import QNetwork
+from tensorrl.networks.spec import NetworkSpec
+from tensorrl.trial import checkpoints
+from tensorrl.trial.settings import Settings
+from tensorrl.trial.training import evaluate
+
+_ZOOM = 4
+_FRAMES_PER_SECOND = 60 // ACTION_REPEAT
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint that a path names: itself, or the newest in a run's folder.
+
+    Raises:
+        InputError: there is none.
+    """
+    if (path / "manifest.json").is_file():
+        return path
+    for folder in (path / "checkpoints", path):
+        found = checkpoints.checkpoints(folder)
+        if found:
+            return found[-1]
+    raise InputError(f"{path}: no checkpoint there (expected a run's folder, or a folder with manifest.json)")
+
+
+def load_network(path: Path) -> tuple[QNetwork, dict[str, Any]]:
+    """The network of a checkpoint, and what was written beside it (game, variant, network, …).
+
+    Raises:
+        InputError: no checkpoint, a damaged one, or one that holds no trial of tensorrl.
+    """
+    checkpoint = find_checkpoint(path)
+    try:
+        state = checkpoints.read(checkpoint)
+    except checkpoints.DamagedCheckpoint as error:
+        raise InputError(f"damaged checkpoint: {error}") from None
+    extra = state["extra"]
+    if "network" not in extra:
+        raise InputError(f"{checkpoint}: was not written by `tensorrl train`")
+    network = QNetwork(NetworkSpec.model_validate(extra["network"]))
+    network.load_state_dict(state["training"]["agent"]["network"])
+    return network, {**extra, "agent_steps": state["training"]["steps"]}
+
+
+def evaluate_checkpoint(
+    path: Path, *, episodes: int, seed: int = 0, video: Path | None = None, threads: int | None = None
+) -> dict[str, Any]:
+    """Plays full games with the network of a checkpoint.
+
+    Args:
+        path: a run's folder, or a checkpoint.
+        episodes: how many games.
+        seed: of no-ops and random actions.
+        video: where to film the first game, .mp4 or .gif.
+        threads: of PyTorch and ALE.
+
+    Returns:
+        game, variant, agent_steps, mean, human_normalized, and episodes with score and steps.
+
+    Raises:
+        InputError: see `load_network`; or fewer than one episode, or a video in another format.
+    """
+    if episodes < 1:
+        raise InputError(f"--episodes {episodes}: at least 1")
+    if video is not None and video.suffix not in (".mp4", ".gif"):
+        raise InputError(f"--video {video}: the name must end in .mp4 or .gif")
+    if video is not None and not video.parent.is_dir():
+        raise InputError(f"--video {video}: no such folder")
+    network, about = load_network(path)
+    frames: list[Frame] = []
+    played = evaluate(
+        network,
+        about["game"],
+        episodes=episodes,
+        seed=seed,
+        epsilon=Settings.model_fields["evaluation_epsilon"].default,
+        threads=system.use_threads(threads),
+        on_frame=(lambda frame: frames.append(frame.copy())) if video else None,
+    )
+    if video is not None:
+        write_video(video, frames)
+    mean = float(np.mean([episode.score for episode in played]))
+    return {
+        "game": about["game"],
+        "variant": about["variant"],
+        "agent_steps": about["agent_steps"],
+        "mean": mean,
+        "human_normalized": games.human_normalized(about["game"], mean),
+        "episodes": [episode._asdict() for episode in played],
+    }
+
+
+def write_video(path: Path, frames: list[Frame]) -> None:
+    """Writes frames (84, 84) uint8, enlarged, at the game's own speed; whole or not at all."""
+    import imageio.v2 as imageio
+
+    draft = path.with_name(f".{path.stem}.draft{path.suffix}")
+    images: list[Any] = [np.kron(frame, np.ones((_ZOOM, _ZOOM), np.uint8)) for frame in frames]
+    if path.suffix == ".gif":
+        imageio.mimsave(draft, images, duration=1000 / _FRAMES_PER_SECOND, loop=0)
+    else:
+        imageio.mimsave(draft, images, fps=_FRAMES_PER_SECOND, macro_block_size=2)
+    draft.replace(path)

@@ -1,0 +1,269 @@
+"""The loop of one trial: one game, one replay, one agent, one update an agent step. No Ray in here."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from tensorrl.environments.atari import AtariGame, Frame
+from tensorrl.environments.evaluation import Episode, play_episodes
+from tensorrl.learning.agent import Agent, make_target
+from tensorrl.learning.replay import Replay
+from tensorrl.learning.schedules import linear
+from tensorrl.learning.step import Stepper
+from tensorrl.networks.qnetwork import QNetwork
+from tensorrl.networks.spec import NetworkSpec
+from tensorrl.optimizers.adam import FusedAdam
+from tensorrl.optimizers.kfac import KFAC
+from tensorrl.trial.settings import Settings, network_spec, replay_slots
+
+_BLANK: Frame = np.zeros((84, 84), dtype=np.uint8)
+
+
+class Training:
+    """Interaction and learning of one trial, step by step.
+
+    An agent step sends the action, updates the network while the emulator runs, then takes the frame in. So the update
+    never waits for the game, and learns from transitions up to the one before.
+
+    Args:
+        game: the emulator.
+        agent: acts and learns.
+        settings: of the trial.
+        steps: agent steps of the whole trial; schedules end there.
+    """
+
+    def __init__(self, game: AtariGame, agent: Agent, settings: Settings, steps: int) -> None:
+        self.game, self.agent, self.settings, self.total_steps = game, agent, settings, steps
+        self.replay = make_replay(settings, agent.network, steps, agent.device)
+        self.stepper = Stepper(agent, self.replay, settings.batch_size)
+        self.steps = 0
+        self.episodes = 0
+        self.sources: list[bytes] | None = [] if agent.network.torso.keeps_frames else None
+        """Every frame written to replay, compressed, where replay keeps features instead; black for a blank one."""
+        self.recent: list[tuple[float, int]] = []
+        """Score and length (agent steps) of the games finished since `take_games`."""
+
+    def run(self, steps: int) -> None:
+        """Goes on for `steps` agent steps."""
+        stepper, replay, game = self.stepper, self.replay, self.game
+        if self.steps == 0 and game.games == 0:
+            self._begin_game()
+        for _ in range(steps):
+            due = self._update_due()
+            action = stepper.act(self.epsilon, beta=self.beta if due else None)
+            game.send(action)
+            if due:
+                stepper.learn()
+            outcome = game.receive()
+            reward = float(np.sign(outcome.reward))
+            writes = replay.writes
+            replay.add(action, reward, self.encode(outcome.frame), terminal=outcome.terminal, over=outcome.over)
+            if replay.writes > writes:
+                self._keep(outcome.frame)
+            self.steps += 1
+            if outcome.over:
+                self.episodes += 1
+                self.recent.append((game.score, game.length))
+                self._begin_game()
+
+    def _begin_game(self) -> None:
+        frame = self.game.begin_game()
+        self.replay.begin_game(self.encode(frame))
+        for _ in range(self.replay.stack - 1):
+            self._keep(_BLANK)
+        self._keep(frame)
+
+    def _keep(self, frame: Frame) -> None:
+        if self.sources is not None:
+            self.sources.append(zlib.compress(frame.tobytes(), level=1))
+
+    def source_frames(self, first: int, end: int) -> bytes:
+        """Frames (84·84 bytes each) behind what replay was given from the `first` time to before the `end`-th."""
+        assert self.sources is not None
+        return b"".join(map(zlib.decompress, self.sources[first:end]))
+
+    def _update_due(self) -> bool:
+        return (
+            self.steps >= self.settings.learning_starts
+            and self.steps % self.settings.update_interval == 0
+            and self.replay.count > 0
+        )
+
+    def encode(self, frame: Frame) -> Tensor:
+        """A frame (84, 84) uint8 as replay stores it, on the agent's device."""
+        return self.agent.network.torso.encode(torch.from_numpy(frame)[None].to(self.agent.device))[0]
+
+    def encode_again(self, frames: bytes | bytearray) -> Tensor:
+        """Stored features of frames (84·84 bytes each) that were kept instead of them; keeps the frames once more."""
+        images = np.frombuffer(frames, dtype=np.uint8).reshape(-1, 84, 84)
+        for image in images:
+            self._keep(image)
+        return self.agent.network.torso.encode(torch.from_numpy(images.copy()).to(self.agent.device))
+
+    @property
+    def epsilon(self) -> float:
+        """ε of the present step; 0 with NoisyNet."""
+        s = self.settings
+        if s.noisy:
+            return 0.0
+        return linear(s.epsilon_start, s.epsilon_end, self.steps, begin=s.learning_starts, duration=s.epsilon_decay)
+
+    @property
+    def beta(self) -> float:
+        """Importance-sampling exponent of the present step, from the first update to the last step."""
+        s = self.settings
+        duration = self.total_steps - s.learning_starts
+        return linear(s.beta_start, s.beta_end, self.steps, begin=s.learning_starts, duration=duration)
+
+    def take_games(self) -> list[tuple[float, int]]:
+        """Score and length of the games finished since the last call."""
+        games, self.recent = self.recent, []
+        return games
+
+    def evaluate(self, episodes: int, *, seed: int, threads: int = 1) -> list[Episode]:
+        """Plays full games with the mean network (no noise) and the settings' evaluation ε."""
+        return evaluate(
+            self.agent.network,
+            self.game.game,
+            episodes=episodes,
+            seed=seed,
+            epsilon=self.settings.evaluation_epsilon,
+            threads=threads,
+        )
+
+    def get_state(self) -> dict[str, Any]:
+        """Everything the rest of the trial depends on, but the frames in replay."""
+        return {
+            "steps": self.steps,
+            "episodes": self.episodes,
+            "recent": [list(game) for game in self.recent],
+            "agent": self.agent.get_state(),
+            "replay": self.replay.get_state(),
+            "game": self.game.get_state(),
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Takes what `get_state` gave."""
+        self.agent.set_state(state["agent"])
+        self.replay.set_state(state["replay"])
+        self.game.set_state(state["game"])
+        self.stepper.forget()
+        self.steps, self.episodes = state["steps"], state["episodes"]
+        self.recent = [(float(score), int(length)) for score, length in state["recent"]]
+
+
+def make_replay(settings: Settings, network: QNetwork, steps: int, device: torch.device) -> Replay:
+    """The replay that a trial of `steps` agent steps needs: all of them, or the last `replay_capacity`."""
+    return Replay(
+        replay_slots(settings, steps),
+        network.torso.stored_shape,
+        network.torso.stored_dtype,
+        stack=network.spec.stack,
+        n_step=settings.n_step,
+        discount=settings.discount,
+        exponent=settings.priority_exponent,
+        device=device,
+    )
+
+
+def make_optimizer(settings: Settings, network: QNetwork, seed: int) -> torch.optim.Optimizer:
+    """The optimizer that settings name, over a network's parameters; `seed` is for what it draws itself."""
+    if settings.optimizer == "kfac":
+        return KFAC(
+            network,
+            lr=settings.learning_rate,
+            damping=settings.kfac_damping,
+            factor_decay=settings.kfac_factor_decay,
+            curvature_interval=settings.kfac_curvature_interval,
+            inverse_interval=settings.kfac_inverse_interval,
+            kl_clip=settings.kfac_clip,
+            momentum=settings.kfac_momentum,
+            likelihood="categorical" if settings.atoms > 1 else "gaussian",
+            generator=torch.Generator(network.support.device).manual_seed(seed),
+        )
+    return FusedAdam(
+        network.parameters(),
+        lr=settings.learning_rate,
+        eps=settings.adam_epsilon,
+        # Its count of steps stays on the device, as a recorded step needs it.
+        capturable=network.support.is_cuda,
+    )
+
+
+def build_network(spec: NetworkSpec, seed: int) -> QNetwork:
+    """A network with fresh weights drawn from the seed, whatever PyTorch's global generator is at."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return QNetwork(spec)
+
+
+def build_agent(settings: Settings, actions: int, seed: int, device: torch.device) -> Agent:
+    """A fresh agent for a game with `actions` actions."""
+    network = build_network(network_spec(settings, actions), seed).to(device)
+    return make_agent(network, make_target(network), make_optimizer(settings, network, seed), settings, seed)
+
+
+def make_agent(
+    network: QNetwork, target: QNetwork, optimizer: torch.optim.Optimizer, settings: Settings, seed: int
+) -> Agent:
+    """An agent of these parts, with the settings' intervals and bounds."""
+    return Agent(
+        network,
+        target,
+        optimizer,
+        target_interval=settings.target_interval,
+        gradient_norm=settings.gradient_norm,
+        seed=seed,
+    )
+
+
+class StackedPolicy:
+    """A greedy policy that keeps its own stacks of frames, for evaluation."""
+
+    def __init__(self, network: QNetwork) -> None:
+        self.network = network
+        self.device = network.support.device
+        self._stacks: Tensor | None = None
+
+    @torch.no_grad()
+    def __call__(self, frames: npt.NDArray[np.uint8], begins: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+        """Greedy actions (envs,) for the newest frames (envs, 84, 84); `begins` marks the first frame of a game."""
+        stored = self.network.torso.encode(torch.from_numpy(frames).to(self.device))
+        if self._stacks is None:
+            self._stacks = torch.zeros(
+                len(frames), self.network.spec.stack, *stored.shape[1:], dtype=stored.dtype, device=self.device
+            )
+        self._stacks = torch.cat((self._stacks[:, 1:], stored[:, None]), 1)
+        if begins.any():
+            self._stacks[torch.from_numpy(begins).to(self.device), :-1] = 0
+        actions = self.network.q_values(self.network(self._stacks)).argmax(1)
+        return actions.cpu().numpy().astype(np.int64)
+
+
+def evaluate(
+    network: QNetwork, game: str, *, episodes: int, seed: int, epsilon: float, threads: int = 1, **options: Any
+) -> list[Episode]:
+    """Plays full games with a network's mean (no noise); see `play_episodes` for the options."""
+    training = network.training
+    network.eval()
+    try:
+        policy = StackedPolicy(network)
+        return play_episodes(game, policy, episodes=episodes, seed=seed, epsilon=epsilon, threads=threads, **options)
+    finally:
+        network.train(training)
+
+
+def parameters_sha256(network: QNetwork) -> str:
+    """Digest of the learned parameters, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(network.named_parameters()):
+        digest.update(name.encode())
+        digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,124 @@
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from tensorrl.trial import checkpoints
+from tensorrl.trial.run import TrialSpec, build_training
+from tensorrl.trial.training import parameters_sha256
+
+CPU = torch.device("cpu")
+
+
+def make(variant="denoised", **overrides):
+    changes = {"learning_starts": 150, "epsilon_decay": 100, **overrides}
+    return build_training(TrialSpec(game="road_runner", variant=variant, seed=3, steps=2_000, overrides=changes), CPU)
+
+
+def test_packing_keeps_types_and_values():
+    tree = {"a": [1, (2.5, None)], "b": {0: torch.arange(3), 1: "x"}, "c": np.eye(2), "d": True, "e": 2**100}
+    tensors = {}
+    again = checkpoints.unpack(checkpoints.pack(tree, tensors), tensors)
+    assert again["a"] == [1, (2.5, None)]
+    assert again["b"][1] == "x"
+    assert again["d"] is True
+    assert again["e"] == 2**100
+    assert torch.equal(again["b"][0], torch.arange(3))
+    np.testing.assert_array_equal(again["c"].numpy(), np.eye(2))
+
+
+def test_what_cannot_be_kept_is_refused():
+    with pytest.raises(TypeError, match=r"set at state\.x"):
+        checkpoints.pack({"x": {1, 2}}, {})
+
+
+@pytest.mark.parametrize(
+    ("variant", "overrides"),
+    [
+        ("rainbow", {}),
+        ("trl-10x", {}),
+        ("denoised", {"optimizer": "kfac", "learning_rate": 0.01}),
+        ("trl-10x", {"stem": "scattering", "optimizer": "kfac", "learning_rate": 0.01}),
+    ],
+)
+def test_a_restored_training_goes_on_to_the_same_bits(tmp_path, variant, overrides):
+    first = make(variant, **overrides)
+    first.run(260)
+    checkpoints.save(first, tmp_path)
+    first.run(30)
+    path = checkpoints.save(first, tmp_path, {"note": 1})
+    first.run(40)
+    second = make(variant, **overrides)
+    assert checkpoints.restore(second, path) == {"note": 1}
+    assert second.steps == 290
+    second.run(40)
+    assert parameters_sha256(first.agent.network) == parameters_sha256(second.agent.network)
+    assert torch.equal(first.replay.frames, second.replay.frames)
+    assert first.take_games() == second.take_games()
+
+
+def test_a_ring_that_has_wrapped_is_restored(tmp_path):
+    def tiny():
+        training = make(replay_capacity=2_000)
+        training.replay = training.stepper.replay = type(training.replay)(100, (225, 25), n_step=20)
+        return training
+
+    first = tiny()
+    for _ in range(4):
+        first.run(70)
+        path = checkpoints.save(first, tmp_path)
+    second = tiny()
+    checkpoints.restore(second, path)
+    used = first.replay.frames[:100]
+    assert torch.equal(used, second.replay.frames[:100])
+
+
+def test_frames_are_written_once(tmp_path):
+    training = make()
+    training.run(200)
+    checkpoints.save(training, tmp_path)
+    before = {path.name for path in (tmp_path / "frames").iterdir()}
+    training.run(50)
+    checkpoints.save(training, tmp_path)
+    after = {path.name for path in (tmp_path / "frames").iterdir()}
+    assert before < after
+    assert len(after) == 2
+
+
+@pytest.mark.parametrize("file", ["state.safetensors", "state.json", "manifest.json", "frames"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_damage_is_found(tmp_path, file, damage):
+    training = make()
+    training.run(120)
+    path = checkpoints.save(training, tmp_path)
+    victim = next((tmp_path / "frames").iterdir()) if file == "frames" else path / file
+    data = bytearray(victim.read_bytes())
+    if damage == "remove":
+        victim.unlink()
+    elif damage == "truncate":
+        victim.write_bytes(data[: len(data) // 2])
+    else:
+        data[len(data) // 2] ^= 0x40
+        victim.write_bytes(data)
+    with pytest.raises(checkpoints.DamagedCheckpoint):
+        checkpoints.read(path)
+
+
+def test_only_the_newest_checkpoints_and_their_frames_stay(tmp_path):
+    training = make()
+    for _ in range(4):
+        training.run(40)
+        checkpoints.save(training, tmp_path, keep=2)
+    assert [path.name for path in checkpoints.checkpoints(tmp_path)] == ["00000120", "00000160"]
+    assert checkpoints.read(tmp_path / "00000120")["training"]["steps"] == 120
+
+
+def test_nothing_of_a_checkpoint_is_pickled(tmp_path):
+    training = make()
+    training.run(30)
+    path = checkpoints.save(training, tmp_path)
+    names = {p.suffix for p in path.iterdir()} | {p.suffix for p in (tmp_path / "frames").iterdir()}
+    assert names == {".json", ".safetensors", ".zst"}
+    shutil.rmtree(path)
+    assert checkpoints.checkpoints(tmp_path) == []

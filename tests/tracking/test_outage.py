@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from servers import Proxy, free_port, mlflow_server, postgres
 
-from tensorrl.sweeps import SweepSpec, run_sweep, worker
+from tensorrl.sweeps import SweepSpec, run_sweep
+from tensorrl.sweeps.driver import worker
 from tensorrl.tracking.store import connect
 
 SWEEPS = Path(__file__).parents[1] / "sweeps"

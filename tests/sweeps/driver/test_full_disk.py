@@ -19,7 +19,8 @@ DRIVER = """
 import json, sys
 from pathlib import Path
 from tensorrl.errors import InputError
-from tensorrl.sweeps import SweepSpec, run_sweep, worker
+from tensorrl.sweeps import SweepSpec, run_sweep
+from tensorrl.sweeps.driver import worker
 worker.TRIAL_FUNCTION = "small_trials:run"
 spec = SweepSpec.model_validate(
     {"name": "tiny", "games": ["pong"], "variants": ["rainbow"], "seeds": 6, "steps": 500, "max_concurrent": 1}

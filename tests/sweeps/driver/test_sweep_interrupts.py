@@ -21,7 +21,8 @@ from tensorrl.tracking.store import connect
 DRIVER = """
 import sys
 from pathlib import Path
-from tensorrl.sweeps import SweepSpec, run_sweep, worker
+from tensorrl.sweeps import SweepSpec, run_sweep
+from tensorrl.sweeps.driver import worker
 worker.TRIAL_FUNCTION = "small_trials:run"
 spec = SweepSpec.model_validate(
     {"name": "tiny", "games": ["pong"], "variants": ["rainbow", "denoised"], "seeds": 2, "steps": 2000}

@@ -21,7 +21,11 @@ Out = Annotated[
     Path | None, typer.Option("--out", help="The store: a folder of cells. TENSORRL_STORE, or runs, otherwise.")
 ]
 Only = Annotated[
-    str | None, typer.Option(metavar="GLOB", help="Only cells whose GAME-VARIANT-seedK matches, e.g. 'pong-*-seed0'.")
+    str | None,
+    typer.Option(
+        metavar="GLOB",
+        help="Only cells whose GAME-VARIANT-seedK matches, e.g. 'pong-*-seed0'; 'A,B' either, '!A' all others.",
+    ),
 ]
 MaxConcurrent = Annotated[int | None, typer.Option(min=1, help="Trials at once at most; as many as fit otherwise.")]
 Address = Annotated[

@@ -65,15 +65,27 @@ def cells(spec: SweepSpec) -> list[Cell]:
 
 
 def select(grid: Sequence[Cell], pattern: str | None) -> list[Cell]:
-    """Returns the cells whose name (`<game>-<variant>-seed<k>`) matches a pattern such as `pong-*-seed0`.
+    """Returns the cells whose name (`<game>-<variant>-seed<k>`) matches.
+
+    Args:
+        grid: the cells.
+        pattern: a pattern such as `pong-*-seed0`, or several with commas between them; one that begins with `!` leaves
+            out the cells that it matches. None takes all cells.
 
     Raises:
-        InputError: none does.
+        InputError: no cell is left.
     """
-    chosen = [cell for cell in grid if pattern is None or fnmatch.fnmatchcase(cell.name, pattern)]
+    patterns = [each.strip() for each in (pattern or "*").split(",")]
+    wanted = [each for each in patterns if not each.startswith("!")] or ["*"]
+    unwanted = [each.removeprefix("!") for each in patterns if each.startswith("!")]
+    chosen = [cell for cell in grid if _matches(cell, wanted) and not _matches(cell, unwanted)]
     if not chosen:
         raise InputError(f"--only {pattern!r}: matches no cell (allowed: a pattern for names such as {grid[0].name})")
     return chosen
+
+
+def _matches(cell: Cell, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(cell.name, each) for each in patterns)
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,9 @@ def test_only_takes_the_cells_whose_name_matches(tmp_path: Path) -> None:
     grid = cells(load_sweep(write(tmp_path / "s.yaml", seeds="2")))
     assert [cell.name for cell in select(grid, "*-seed1")] == ["pong-rainbow-seed1", "breakout-rainbow-seed1"]
     assert select(grid, None) == grid
+    assert [cell.name for cell in select(grid, "!*-seed1")] == ["pong-rainbow-seed0", "breakout-rainbow-seed0"]
+    two = select(grid, "pong-*, breakout-*-seed0,!pong-*-seed0")
+    assert [cell.name for cell in two] == ["breakout-rainbow-seed0", "pong-rainbow-seed1"]
     with pytest.raises(InputError, match=r"--only 'pnog-\*': matches no cell .*pong-rainbow-seed0"):
         select(grid, "pnog-*")
 
@@ -250,6 +253,17 @@ def test_figures_3_and_4_are_pong_dqn_and_five_ranks_with_three_seeds() -> None:
     assert len(found) == 6 * 3
     assert {cell.trial.game for cell in found} == {"pong"}
     assert len({cell.trial.variant for cell in found}) == 6
+
+
+def test_the_pilot_is_72_cells_with_one_seed_of_everything_before_a_second_of_anything() -> None:
+    found = cells(shipped("pilot"))
+    assert [cell.trial.seed for cell in found] == [seed for seed in range(3) for _ in range(24)]
+    without = select(found, "!*-kfac-*")
+    assert len(without) == 48
+    assert {cell.trial.variant for cell in without} == {"rainbow", "denoised", "trl-5x", "trl-10x"}
+    # The keys of the trials that were begun with the first four variants alone.
+    assert found[0].folder == "assault-rainbow-seed0-cd8e4f9c"
+    assert found[1].folder == "assault-denoised-seed0-85cd7e5b"
 
 
 def test_the_frontiers_reach_from_1_to_40_and_share_the_ratios_of_the_tables() -> None:

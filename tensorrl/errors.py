@@ -3,11 +3,48 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+from typing import Any
+
+MOST_OF_A_VALUE = 200
+"""Characters of a bad value that a message shows."""
+_MOST_OF_A_MESSAGE = 1_600
+
+_REPR = reprlib.Repr()
+_REPR.maxlevel = 3
+_REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = _REPR.maxset = 12
+_REPR.maxstring = _REPR.maxother = MOST_OF_A_VALUE
+_REPR.maxlong = 60
 
 
 class InputError(ValueError):
-    """Bad input from outside: the command line prints its message as one line and exits with code 2."""
+    """Bad input from outside: the command line prints its message as one line and exits with code 2.
+
+    The message is made printable and short, whatever names and values it quotes.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(one_line(message))
+
+
+def one_line(text: str) -> str:
+    """Returns a text as one printable line: control characters escaped, the middle of a very long one left out."""
+    text = _shortened(text, _MOST_OF_A_MESSAGE)
+    if text.isprintable():
+        return text
+    escaped = (c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return _shortened("".join(escaped), _MOST_OF_A_MESSAGE)
+
+
+def shown(value: Any) -> str:
+    """Returns how a message shows a bad value: as Python writes it, at most `MOST_OF_A_VALUE` characters of it."""
+    try:
+        text = _REPR.repr(value)
+    except ValueError:
+        # Python refuses to write out whole numbers of thousands of digits.
+        text = "a number of thousands of digits"
+    return _shortened(text, MOST_OF_A_VALUE)
 
 
 def unknown(kind: str, name: str, allowed: Iterable[str], *, where: str | None = None) -> InputError:
@@ -20,9 +57,16 @@ def unknown(kind: str, name: str, allowed: Iterable[str], *, where: str | None =
         where: file and field, or option, that held the name.
     """
     names = sorted(allowed)
-    close = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name[:MOST_OF_A_VALUE].lower(), [n.lower() for n in names], n=1, cutoff=0.5)
     nearest = next((n for n in names if close and n.lower() == close[0]), None)
     hint = f"; did you mean {nearest!r}?" if nearest else ""
     listed = ", ".join(names) if len(names) <= 40 else f"one of {len(names)} names"
     place = f"{where}: " if where else ""
-    return InputError(f"{place}unknown {kind} {name!r}{hint} (allowed: {listed})")
+    return InputError(f"{place}unknown {kind} {shown(name)}{hint} (allowed: {listed})")
+
+
+def _shortened(text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
+    head = most * 2 // 3
+    return f"{text[:head]} ... {text[len(text) - (most - head - 5) :]}"

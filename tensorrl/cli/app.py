@@ -12,7 +12,7 @@ import typer
 from tensorrl.cli import reports, sweeps
 from tensorrl.cli.options import Json
 from tensorrl.cli.options import print_json as _print_json
-from tensorrl.errors import InputError
+from tensorrl.errors import InputError, shown
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -60,23 +60,20 @@ def parse_overrides(pairs: list[str] | None) -> dict[str, Any]:
     Raises:
         InputError: a pair without "=", a value that is no YAML, or a key given twice.
     """
-    import yaml
+    from tensorrl.trial.yaml_input import parse_yaml
 
     overrides: dict[str, Any] = {}
     for pair in pairs or []:
         key, equals, text = pair.partition("=")
         if not equals or not key:
-            raise InputError(f"--set {pair!r}: expected KEY=VALUE, e.g. --set compression=7.5")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise InputError(f"--set {pair!r}: the value is not valid YAML") from None
+            raise InputError(f"--set {shown(pair)}: expected KEY=VALUE, e.g. --set compression=7.5")
+        value = parse_yaml(text, where=f"--set {shown(pair)}")
         flat = key.replace(".", "_").lower()
         name, _, inner = (flat, "", "") if flat in _setting_fields() else key.partition(".")
         target = overrides.setdefault(name, {}) if inner else overrides
         leaf = inner or name
         if not isinstance(target, dict) or leaf in target:
-            raise InputError(f"--set {pair!r}: {key} is given twice")
+            raise InputError(f"--set {shown(pair)}: {key} is given twice")
         target[leaf] = value
     return overrides
 

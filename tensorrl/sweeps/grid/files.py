@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from tensorrl.errors import InputError, unknown
+from tensorrl.errors import InputError, shown, unknown
 from tensorrl.sweeps.grid.cells import cells
 from tensorrl.sweeps.grid.spec import Axis, Evaluation, Resources, SweepSpec, Tracking
+from tensorrl.trial.yaml_input import read_yaml
 
 SHORT_FORMS = ("cpus",)
 _SIZE = "bytes, or a size such as 1.5GiB"
@@ -74,30 +75,8 @@ def sweep_yaml(spec: SweepSpec) -> str:
     return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a field given twice, which YAML forbids and PyYAML lets pass."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        names = [key.value for key, _ in node.value]
-        for index, (key, _) in enumerate(node.value):
-            if key.value in names[:index]:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
-        return super().construct_mapping(node, deep)
-
-
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        # The loader is a safe one: it makes plain values only.
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror} (allowed: a sweep's YAML file)") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: is no UTF-8 text (allowed: a sweep's YAML file)") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}:" if mark else ""
-        problem = " ".join(str(getattr(error, "problem", None) or error).split())
-        raise InputError(f"{path}:{line} not valid YAML: {problem}") from None
+    content = read_yaml(path, what="a sweep's YAML file")
     if not isinstance(content, dict):
         fields = ", ".join(SweepSpec.model_fields)
         raise InputError(f"{path}: holds no fields (allowed: {fields})")
@@ -119,6 +98,6 @@ def _explain(error: ErrorDetails) -> str:
     if error["type"] == "extra_forbidden":
         return f"{where}: unknown field (allowed: {', '.join(Axis.model_fields)})"
     if error["type"] == "model_type" and where in _PARTS:
-        return f"{where}: {error['input']!r} (allowed: a mapping with {', '.join(_PARTS[where].model_fields)})"
+        return f"{where}: {shown(error['input'])} (allowed: a mapping with {', '.join(_PARTS[where].model_fields)})"
     allowed = _ALLOWED.get(where) or _ALLOWED.get(where.split(".")[0], "a whole number from 1")
-    return f"{where}: {error['input']!r} (allowed: {allowed})"
+    return f"{where}: {shown(error['input'])} (allowed: {allowed})"

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, StrictInt, model_validator
 
 from tensorrl import games
-from tensorrl.errors import InputError, unknown
+from tensorrl.errors import InputError, shown, unknown
 from tensorrl.trial import variants
 from tensorrl.trial.settings import Settings
 
@@ -19,15 +19,23 @@ _STRICT = ConfigDict(extra="forbid", frozen=True)
 
 
 def _listed_once(values: Sequence[Any]) -> tuple[Any, ...]:
-    for index, value in enumerate(values):
-        if value in values[:index]:
-            raise InputError(f"{value!r} is listed twice (allowed: each value once)")
+    seen = set()
+    for value in values:
+        if (known := _hashable(value)) in seen:
+            raise InputError(f"{shown(value)} is listed twice (allowed: each value once)")
+        seen.add(known)
     return tuple(values)
+
+
+def _hashable(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return tuple(map(_hashable, value))
+    return frozenset((key, _hashable(inner)) for key, inner in value.items()) if isinstance(value, dict) else value
 
 
 def _names(value: Any, what: str) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not value or not all(isinstance(name, str) for name in value):
-        raise InputError(f"{value!r} is no list of {what} (allowed: a list of one name or more)")
+        raise InputError(f"{shown(value)} is no list of {what} (allowed: a list of one name or more)")
     return _listed_once(value)
 
 
@@ -35,7 +43,7 @@ def _games(value: Any) -> tuple[str, ...]:
     if value == ATARI_100K:
         return tuple(games.GAMES)
     if isinstance(value, str):
-        raise InputError(f"{value!r} is no list of games (allowed: a list of names, or the word {ATARI_100K})")
+        raise InputError(f"{shown(value)} is no list of games (allowed: a list of names, or the word {ATARI_100K})")
     return _listed_once([games.get(name).name for name in _names(value, "games")])
 
 
@@ -52,13 +60,14 @@ def _seeds(value: Any) -> tuple[int, ...]:
     if isinstance(value, list | tuple) and value and all(whole(seed) and 0 <= seed < 2**31 for seed in value):
         return _listed_once(value)
     raise InputError(
-        f"{value!r} (allowed: a list of whole numbers from 0 to 2^31 - 1, or how many seeds, {MOST_SEEDS:,} at most)"
+        f"{shown(value)} (allowed: a list of whole numbers from 0 to 2^31 - 1, "
+        f"or how many seeds, {MOST_SEEDS:,} at most)"
     )
 
 
 def _settings(value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
-        raise InputError(f"{value!r} (allowed: a mapping of settings to values)")
+        raise InputError(f"{shown(value)} (allowed: a mapping of settings to values)")
     for name in value:
         if name not in Settings.model_fields:
             raise unknown("setting", str(name), Settings.model_fields)
@@ -67,7 +76,7 @@ def _settings(value: Any) -> dict[str, Any]:
 
 def _values(value: Any) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple) or not value:
-        raise InputError(f"{value!r} (allowed: a list of one value or more)")
+        raise InputError(f"{shown(value)} (allowed: a list of one value or more)")
     return _listed_once(value)
 
 
@@ -77,7 +86,7 @@ def _axis(value: Any) -> Any:
 
 def _whole_bytes(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | str):
-        raise InputError(f"{value!r} (allowed: bytes, or a size such as 1.5GiB)")
+        raise InputError(f"{shown(value)} (allowed: bytes, or a size such as 1.5GiB)")
     return value
 
 

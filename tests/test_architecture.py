@@ -17,7 +17,7 @@ PACKAGE = ROOT / "tensorrl"
 
 # Low to high. A room imports its own level and those before it.
 LEVELS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "games", "system"}),
+    frozenset({"errors", "games", "system", "files"}),
     frozenset({"networks"}),
     frozenset({"optimizers"}),
     frozenset({"learning"}),
@@ -38,12 +38,16 @@ FRAMEWORKS = frozenset({"ray", "mlflow", "gymnasium", "ale_py", "typer"})
 BANNED = {
     "errors": FRAMEWORKS | {"torch", "numpy", "pydantic"},
     "games": FRAMEWORKS | {"torch", "numpy", "pandas"},
+    "files": FRAMEWORKS | {"torch", "numpy", "pandas", "pydantic"},
     "networks": FRAMEWORKS,
     "optimizers": FRAMEWORKS,
     "environments": frozenset({"ray", "mlflow", "typer"}),
     "trial": frozenset({"ray", "mlflow", "typer"}),
 }
 ONLY = {"learning": frozenset({"torch", "numpy"})}
+
+# What stands in one module only.
+ONE_HOME = {"os.replace(": "tensorrl.files", "flock(": "tensorrl.files"}
 
 # Rooms that the command line loads before it knows what is asked: starting them must not load what takes seconds.
 LIGHT = ("errors", "games", "cli.sweeps", "cli.app")
@@ -164,6 +168,11 @@ def test_the_check_sees_a_breach(tmp_path: Path, path: str, code: str, fault: st
     found = _faults(package)
     assert len(found) == 1
     assert fault in found[0]
+
+
+@pytest.mark.parametrize(("text", "home"), ONE_HOME.items())
+def test_one_module_does_what_must_be_done_in_one_way(text: str, home: str) -> None:
+    assert [name for name, path in _modules(PACKAGE).items() if text in path.read_text(encoding="utf-8")] == [home]
 
 
 def test_modules_load_in_an_order_without_cycles() -> None:

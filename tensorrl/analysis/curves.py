@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from tensorrl import games
+from tensorrl import files, games
 from tensorrl.errors import InputError
 
 _SUFFIXES = (".png", ".svg")
@@ -83,6 +83,5 @@ def draw(runs: Sequence[Path], out: Path, *, window: int = 10) -> None:
         axes.axhline(about.random, color="0.5", linewidth=0.9, linestyle=":", label="random")
         axes.set(title=about.title, xlabel="agent steps", ylabel="true return of training games")
         axes.legend(fontsize=8, frameon=False)
-    draft = out.with_name(f".{out.stem}.draft{out.suffix}")
-    figure.savefig(draft, dpi=130)
-    draft.replace(out)
+    with files.replacing(out, sync=False, keep_suffix=True) as draft:
+        figure.savefig(draft, dpi=130)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tensorrl import files
 from tensorrl.analysis import (
     page,
     paper_figures,
@@ -113,15 +113,15 @@ def write(report: Report, out: Path) -> list[Path]:
         if any(out.iterdir()) and not _holds_report(out):
             raise InputError(f"--out {out}: is not empty and holds no report (allowed: a new folder, or a report's)")
         with tempfile.TemporaryDirectory(prefix=".report-", dir=out) as draft:
-            files = _write_files(report, Path(draft))
+            written = _write_files(report, Path(draft))
             for folder in ("tables", "figures"):
                 # A report has no table or figure of an earlier one left in it.
                 shutil.rmtree(out / folder, ignore_errors=True)
-                os.replace(Path(draft) / folder, out / folder)
-            os.replace(Path(draft) / INDEX, out / INDEX)
+                files.move(Path(draft) / folder, out / folder, sync=False)
+            files.move(Path(draft) / INDEX, out / INDEX, sync=False)
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written to ({error.strerror or error})") from None
-    return [out / file for file in files]
+    return [out / file for file in written]
 
 
 def _write_files(report: Report, folder: Path) -> list[Path]:

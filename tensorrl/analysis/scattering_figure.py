@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from tensorrl import games
+from tensorrl import files, games
 from tensorrl.environments.atari import AtariGame
 from tensorrl.errors import InputError
 from tensorrl.networks.scattering import ScatteringStem
@@ -55,9 +55,8 @@ def draw(frame: Tensor, stem: ScatteringStem, path: Path) -> None:
     for axes in (pixels, blurred, *grid.flat):
         axes.set_xticks([])
         axes.set_yticks([])
-    draft = path.with_name(f".{path.stem}.draft{path.suffix}")
-    figure.savefig(draft, dpi=120)
-    draft.replace(path)
+    with files.replacing(path, sync=False, keep_suffix=True) as draft:
+        figure.savefig(draft, dpi=120)
 
 
 def draw_game(game: str, out: Path, *, scale: int, orientations: int, seed: int, steps: int) -> None:

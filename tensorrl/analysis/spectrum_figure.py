@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from tensorrl import files
 from tensorrl.errors import InputError
 from tensorrl.trial.spectra import MATRIX, ZERO, RunSpectra, Values, pool
 
@@ -108,13 +109,13 @@ def draw(runs: Sequence[RunSpectra], path: Path, unfolding: str = MATRIX) -> Non
         Line2D([], [], color=_INITIAL, linewidth=1, label="at the first moment"),
     ]
     figure.legend(handles=legend, loc="outside lower right", ncols=2, fontsize=7, frameon=False)
-    draft = path.with_name(f".{path.stem}.draft{path.suffix}")
     try:
-        with rc_context({"svg.hashsalt": "tensorrl", "svg.fonttype": "none"}):
+        with (
+            files.replacing(path, sync=False, keep_suffix=True) as draft,
+            rc_context({"svg.hashsalt": "tensorrl", "svg.fonttype": "none"}),
+        ):
             figure.savefig(draft, dpi=150, metadata=_undated(path))
-        draft.replace(path)
     except OSError as error:
-        draft.unlink(missing_ok=True)
         raise InputError(f"--out {path}: cannot be written ({error.strerror or error})") from None
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from tensorrl import files
 from tensorrl.trial.folder import read_json, read_trial
 
 MEMORY_FILE = "mlflow.json"
@@ -30,9 +30,8 @@ def remember(directory: Path, *, experiment: str, complete_in: str | None = None
     path, content = directory / MEMORY_FILE, _content(directory, experiment, complete_in)
     if read_json(path) == content:
         return
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content) + "\n")
-    os.replace(partial, path)
+    # Not synced: what a power cut takes of it costs one look into MLflow.
+    files.write_text(path, json.dumps(content) + "\n", sync=False)
 
 
 def is_complete(directory: Path, *, experiment: str, tracking_uri: str) -> bool:

@@ -8,6 +8,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+from tensorrl import files
 from tensorrl.tracking import store
 from tensorrl.tracking.memory import recall_experiment, remember
 from tensorrl.tracking.mirror import LOCK_FILE, Mirror
@@ -131,7 +132,7 @@ class MlflowRecord:
         if folder.read_trial(self.directory) is None:
             return
         if not self._locked:
-            held.enter_context(store.file_lock(self.directory / LOCK_FILE, wait=False))
+            held.enter_context(files.file_lock(self.directory / LOCK_FILE, wait=False))
             self._locked = True
             remember(self.directory, experiment=self.experiment)
         self._mirror.catch_up(live=not closing)

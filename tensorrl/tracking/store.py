@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from tensorrl import files
+from tensorrl.files import file_lock
 
 STORE_FILE = "mlflow.db"
 ARTIFACTS_FOLDER = "mlartifacts"
@@ -88,12 +88,13 @@ def _create_sqlite(path: Path) -> None:
     """Creates a store aside and moves it in place: MLflow cannot go on from a schema whose making was cut short."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
+    # Under one name, not a draft's: SQLite keeps a journal beside it, which a kill may leave, too.
     partial = path.with_name(f".{path.name}.partial")
     for leftover in (partial, partial.with_name(f"{partial.name}-journal")):
         leftover.unlink(missing_ok=True)
     made = SqlAlchemyStore(f"{_SQLITE}{partial}", (path.parent / ARTIFACTS_FOLDER).as_uri())
     made.engine.dispose()
-    os.replace(partial, path)
+    files.move(partial, path)
 
 
 def prepare_store(uri: str) -> None:
@@ -106,26 +107,3 @@ def prepare_store(uri: str) -> None:
     """
     if sqlite_path(uri) is not None:
         connect(uri)
-
-
-class LockedError(RuntimeError):
-    """Another process holds the lock."""
-
-
-@contextmanager
-def file_lock(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Holds an exclusive lock on the file `path`; the system releases it when the process ends, however it ends.
-
-    Args:
-        path: the lock file, created where it is missing and left in place.
-        wait: wait for another holder to let go, else raise at once.
-
-    Raises:
-        LockedError: another process holds it and `wait` is False.
-    """
-    with path.open("a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LockedError(f"{path.parent}: another process is at work here") from None
-        yield

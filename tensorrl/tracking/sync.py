@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from tensorrl import files
 from tensorrl.errors import InputError
 from tensorrl.tracking import store
 from tensorrl.tracking.memory import is_complete, recall_experiment, remember
@@ -96,7 +97,7 @@ def _sync_all(trials: Iterable[tuple[Path, str, str]], failed: Collection[Path] 
 def _sync(directory: Path, uri: str, experiment: str, ended: str) -> SyncOutcome:
     mirror = Mirror(directory, tracking_uri=uri, experiment=experiment)
     try:
-        with store.file_lock(directory / LOCK_FILE, wait=False):
+        with files.file_lock(directory / LOCK_FILE, wait=False):
             sent = mirror.catch_up(live=False)
             if mirror.running:
                 mirror.settle(ended)

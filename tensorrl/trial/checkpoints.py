@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ import torch
 import zstandard
 from torch import Tensor
 
+from tensorrl import files
 from tensorrl.trial.training import Training
 
 _LEVEL = 3
@@ -87,14 +87,11 @@ def save(training: Training, folder: Path, extra: dict[str, Any] | None = None, 
     frames.mkdir(parents=True, exist_ok=True)
     segments = _save_frames(training, frames)
     name = f"{training.steps:08d}"
-    draft = folder / f".{name}.draft"
-    shutil.rmtree(draft, ignore_errors=True)
     state = {"training": training.get_state(), "extra": extra or {}}
-    _write_state(state, draft, {f"../frames/{path.name}": path for path in segments})
     final = folder / name
-    shutil.rmtree(final, ignore_errors=True)
-    draft.rename(final)
-    _sync(folder)
+    with files.replacing(final) as draft:
+        _write_state(state, draft, {f"../frames/{path.name}": path for path in segments})
+        files.remove(final)
     if keep is not None:
         _prune(folder, keep)
     return final
@@ -177,7 +174,7 @@ def _write_state(state: dict[str, Any], folder: Path, frames: dict[str, Path]) -
     manifest = {relative: _sha256(path) for relative, path in needed.items()}
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
     for path in folder.iterdir():
-        _sync(path)
+        files.sync_to_disk(path)
 
 
 def _segments(frames: Path) -> list[tuple[int, int, Path]]:
@@ -204,10 +201,7 @@ def _save_frames(training: Training, folder: Path) -> list[Path]:
         else:
             data = replay.read_frames(covered, end).cpu().numpy().tobytes()
         path = folder / f"{covered:010d}-{end:010d}.zst"
-        draft = path.with_suffix(".draft")
-        draft.write_bytes(zstandard.ZstdCompressor(level=_LEVEL).compress(data))
-        _sync(draft)
-        draft.rename(path)
+        files.write_bytes(path, zstandard.ZstdCompressor(level=_LEVEL).compress(data))
         needed.append(path)
     return needed
 
@@ -232,6 +226,8 @@ def _load_frames(training: Training, folder: Path) -> None:
 
 
 def _prune(folder: Path, keep: int) -> None:
+    for place in (folder, folder / "frames"):
+        files.remove_drafts(place)
     kept = checkpoints(folder)
     for old in kept[:-keep]:
         shutil.rmtree(old)
@@ -249,11 +245,3 @@ def _prune(folder: Path, keep: int) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorrl import games, system
+from tensorrl import files, games, system
 from tensorrl.environments.atari import ACTION_REPEAT, Frame
 from tensorrl.errors import InputError
 from tensorrl.networks.qnetwork import QNetwork
@@ -106,10 +106,9 @@ def write_video(path: Path, frames: list[Frame]) -> None:
     """Writes frames (84, 84) uint8, enlarged, at the game's own speed; whole or not at all."""
     import imageio.v2 as imageio
 
-    draft = path.with_name(f".{path.stem}.draft{path.suffix}")
     images: list[Any] = [np.kron(frame, np.ones((_ZOOM, _ZOOM), np.uint8)) for frame in frames]
-    if path.suffix == ".gif":
-        imageio.mimsave(draft, images, duration=1000 / _FRAMES_PER_SECOND, loop=0)
-    else:
-        imageio.mimsave(draft, images, fps=_FRAMES_PER_SECOND, macro_block_size=2)
-    draft.replace(path)
+    with files.replacing(path, sync=False, keep_suffix=True) as draft:
+        if path.suffix == ".gif":
+            imageio.mimsave(draft, images, duration=1000 / _FRAMES_PER_SECOND, loop=0)
+        else:
+            imageio.mimsave(draft, images, fps=_FRAMES_PER_SECOND, macro_block_size=2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import threading
 import time
@@ -14,7 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
-from tensorrl import games, system
+from tensorrl import files, games, system
 from tensorrl.environments.atari import ACTION_REPEAT, AtariGame
 from tensorrl.errors import InputError
 from tensorrl.trial import checkpoints, spectra, warm_start
@@ -29,7 +28,6 @@ __all__ = [
     "make_spec",
     "read_progress",
     "run_trial",
-    "write_json",
 ]
 
 _EVALUATION_POINTS = (0.8, 0.9, 1.0)
@@ -104,7 +102,7 @@ def run_trial(
         run.keeper = keeper = record(out) if record else None
         with _stop_signals() as stopped:
             result = {**description, **run.to_end(lambda: stopped.is_set() or (stop is not None and stop()))}
-        write_json(out / "result.json", result)
+        files.write_json(out / "result.json", result)
         return result
     except Exception as error:
         failed = not isinstance(error, Interrupted)
@@ -132,9 +130,9 @@ def _claim(out: Path, description: dict[str, Any], *, resume: bool) -> dict[str,
                 finished: dict[str, Any] = json.loads(result.read_text())
                 return finished
             return None
-        if any(path.name != "trial.json.draft" for path in out.iterdir()):
+        if not all(files.is_draft(path) for path in out.iterdir()):
             raise InputError(f"{out}: is not empty and holds no run of tensorrl; choose another folder")
-        write_json(existing, description)
+        files.write_json(existing, description)
     except OSError as error:
         raise InputError(f"{out}: cannot be used as an output folder ({error.strerror or error})") from None
     except json.JSONDecodeError as error:
@@ -200,7 +198,7 @@ class _Run:
             self.on_report({"message": f"decomposing the network of {source}"})
             errors = self.reconstruction_error = warm_start.warm_start(self.training)
             trial = self.out / "trial.json"
-            write_json(trial, {**json.loads(trial.read_text()), "reconstruction_error": errors})
+            files.write_json(trial, {**json.loads(trial.read_text()), "reconstruction_error": errors})
             listed = ", ".join(f"{layer} {error:.3f}" for layer, error in (errors or {}).items())
             self.on_report({"message": f"relative reconstruction error: {listed}"})
         self._keep_spectrum()
@@ -291,9 +289,7 @@ class _Run:
         if not self.progress.exists():
             return
         kept = [text for text, line in _read_lines(self.progress) if line["agent_steps"] <= self.training.steps]
-        draft = self.progress.with_suffix(".draft")
-        draft.write_text("".join(f"{text}\n" for text in kept))
-        os.replace(draft, self.progress)
+        files.write_text(self.progress, "".join(f"{text}\n" for text in kept))
 
     def _checkpoint(self) -> None:
         extra = {
@@ -373,17 +369,6 @@ def _stop_signals() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON under a temporary name and renames it."""
-    draft = path.with_name(f"{path.name}.draft")
-    with draft.open("w") as file:
-        json.dump(value, file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
 
 
 def _next_multiple(value: int, of: int) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tensorrl import files
 from tensorrl.errors import InputError
 
 Values = npt.NDArray[np.float32]
@@ -111,13 +111,9 @@ def save(run: Path, spectrum: Spectrum) -> Path:
     folder = run / FOLDER
     folder.mkdir(exist_ok=True)
     path = folder / f"{spectrum.agent_steps:08d}.npz"
-    draft = path.with_suffix(".draft")
     arrays: dict[str, Any] = dict(spectrum.values)
-    with draft.open("wb") as file:
+    with files.replacing(path) as draft, draft.open("wb") as file:
         np.savez(file, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
     return path
 
 

@@ -10,6 +10,7 @@ from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 from tensorrl.errors import InputError
+from tensorrl.files import LockedError, file_lock
 from tensorrl.sweeps.driver.cluster import check_address, joins_ray, ray_session
 from tensorrl.sweeps.driver.estimate import this_machine
 from tensorrl.sweeps.driver.resources import await_machine, fit, trial_resources
@@ -36,7 +37,6 @@ from tensorrl.tracking import prepare_store, sync_missing, tracking_uri_for
 from tensorrl.tracking.memory import is_complete
 from tensorrl.tracking.mirror import LOCK_FILE
 from tensorrl.tracking.record import one_line
-from tensorrl.tracking.store import LockedError, file_lock
 from tensorrl.trial.folder import read_result
 
 Say = Callable[[str], None]

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from tensorrl.errors import InputError
+from tensorrl.files import LockedError, file_lock
 from tensorrl.sweeps.store.disk_space import is_full
 from tensorrl.sweeps.store.layout import VERSION_FILE, find_folder, lock_file, open_store
 from tensorrl.sweeps.store.signals import StopFlag, watch_flag
 from tensorrl.tracking import MlflowRecord
-from tensorrl.tracking.store import LockedError, file_lock
 from tensorrl.trial.folder import read_result
 from tensorrl.trial.spec import TrialSpec
 

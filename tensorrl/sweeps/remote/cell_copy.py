@@ -8,15 +8,14 @@ digests: what two machines mixed all the same shows as damage, and the checkpoin
 from __future__ import annotations
 
 import json
-import os
 import posixpath
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tensorrl import files
 from tensorrl.sweeps.remote.files import Remote, at_once
-from tensorrl.sweeps.store.layout import write_bytes
 from tensorrl.tracking.memory import MEMORY_FILE
 from tensorrl.trial.folder import PROGRESS_FILE, RESULT_FILE, STEP, TRIAL_FILE, read_lines, read_progress
 
@@ -115,7 +114,7 @@ class CellCopy(Copy):
         if not (self.folder / into / _CHECKPOINTS).is_dir():
             return
         shutil.rmtree(self.folder / _CHECKPOINTS, ignore_errors=True)
-        os.replace(self.folder / into / _CHECKPOINTS, self.folder / _CHECKPOINTS)
+        files.move(self.folder / into / _CHECKPOINTS, self.folder / _CHECKPOINTS)
         (self.folder / into).rmdir()
         for name in self._here():
             self.note(name)
@@ -218,7 +217,7 @@ def bring_cell(remote: Remote, store: Path, name: str) -> None:
 
 def _put(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, content)
+    files.write_bytes(path, content)
 
 
 def _last_step(lines: Sequence[Mapping[str, Any]]) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 from tensorrl.errors import InputError
+from tensorrl.files import LockedError, file_lock, is_draft
 from tensorrl.sweeps.grid.cells import Cell
 from tensorrl.sweeps.remote.cell_copy import CellCopy, Copy, bring_cell
 from tensorrl.sweeps.remote.claim import BEAT_SECONDS, Claim
@@ -32,7 +33,7 @@ from tensorrl.sweeps.store.layout import (
 )
 from tensorrl.sweeps.store.signals import RUN, STOP, StopFlag, StopRequest
 from tensorrl.tracking.record import one_line
-from tensorrl.tracking.store import LockedError, file_lock, sqlite_path
+from tensorrl.tracking.store import sqlite_path
 from tensorrl.trial.folder import CELLS_FILE, SWEEPS_FOLDER
 
 _DRIVER_CLAIM = "driver.json"
@@ -160,7 +161,7 @@ class Away:
         self._files.send(
             path.as_posix()
             for path in paths
-            if path.parts[0] != TUNE_FOLDER and path.name not in _LEFT_HERE and not path.name.endswith(".draft")
+            if path.parts[0] != TUNE_FOLDER and path.name not in _LEFT_HERE and not is_draft(path)
         )
 
     def __enter__(self) -> Away:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from tensorrl.errors import InputError
+from tensorrl.files import LockedError, file_lock
 from tensorrl.sweeps.remote.cell_copy import CellCopy, Copy, bring_cell
 from tensorrl.sweeps.remote.files import Remote, at_once
 from tensorrl.sweeps.store.layout import VERSION_FILE, check_version, lock_file, open_store, version_text
 from tensorrl.tracking.record import one_line
-from tensorrl.tracking.store import LockedError, file_lock
 from tensorrl.trial.folder import SWEEPS_FOLDER, TRIAL_FILE, read_json, read_result
 
 _LEFT_THERE = ("tune/", "driver.json", "stop")

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tensorrl.files import write_text
 from tensorrl.sweeps.store.gauges import SweepGauges
-from tensorrl.sweeps.store.layout import Entry, write_text
+from tensorrl.sweeps.store.layout import Entry
 from tensorrl.sweeps.store.status import HEARTBEAT, CellStatus, DriverState, State, cell_status
 
 OnUpdate = Callable[[list[CellStatus]], None]
@@ -130,6 +131,7 @@ class Board:
         }
         self._written, self._saved = told, now
         try:
-            write_text(self._state_file, json.dumps(content) + "\n")
+            # Not synced: it is written anew every few seconds.
+            write_text(self._state_file, json.dumps(content) + "\n", sync=False)
         except OSError as error:
             _log.info("the sweep goes on, but its state cannot be written: %s", error)

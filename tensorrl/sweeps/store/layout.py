@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from tensorrl.errors import InputError, unknown
+from tensorrl.files import write_text
 from tensorrl.sweeps.grid.cells import KEY_LETTERS, Cell, cells
 from tensorrl.sweeps.grid.files import load_sweep, sweep_yaml
 from tensorrl.sweeps.grid.spec import SweepSpec
@@ -226,23 +227,3 @@ def find_sweep(store: Path, wanted: str) -> tuple[str, list[Entry]]:
 
 def _sweep_names(store: Path) -> list[str]:
     return sorted(path.parent.name for path in (store / SWEEPS_FOLDER).glob(f"*/{CELLS_FILE}"))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text as `write_bytes` does."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file under a temporary name and renames it.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    try:
-        draft.write_bytes(content)
-        os.replace(draft, path)
-    except OSError:
-        draft.unlink(missing_ok=True)
-        raise

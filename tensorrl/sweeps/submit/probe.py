@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tensorrl.errors import InputError
+from tensorrl.files import file_lock
 from tensorrl.sweeps.driver.check import check_sweep
 from tensorrl.sweeps.driver.cluster import ray_session
 from tensorrl.sweeps.grid.files import load_sweep
@@ -20,7 +21,7 @@ from tensorrl.sweeps.remote.driver_side import open_away
 from tensorrl.sweeps.remote.files import REMOTE_VARIABLE, Remote
 from tensorrl.sweeps.store.layout import LOCKS_FOLDER, open_store, store_path
 from tensorrl.tracking.record import one_line
-from tensorrl.tracking.store import connect, file_lock, sqlite_path, tracking_uri_for
+from tensorrl.tracking.store import connect, sqlite_path, tracking_uri_for
 
 MARK = "TENSORRL-PROBE "
 """Begins the line of a job's log that holds what the probe found."""

@@ -13,12 +13,13 @@ import pytest
 from tiny_sweep import HERE, begun, runs_in
 
 from tensorrl.errors import InputError
+from tensorrl.files import file_lock
 from tensorrl.sweeps import CellStatus, SweepSpec, cells, run_sweep, sweep_status
 from tensorrl.sweeps.driver import worker
 from tensorrl.sweeps.driver.tuning import last_lines
 from tensorrl.sweeps.store.layout import lock_file, sweep_folder
 from tensorrl.tracking import sync_directory
-from tensorrl.tracking.store import connect, file_lock
+from tensorrl.tracking.store import connect
 
 
 def sweep(**changes: Any) -> SweepSpec:

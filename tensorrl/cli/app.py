@@ -113,13 +113,14 @@ def variants_command(as_json: Json = False) -> None:
 def settings_command(
     variant: Annotated[str, typer.Option(help="Show the values of this variant.")] = "rainbow", as_json: Json = False
 ) -> None:
-    """List every setting that --set takes, with its value and meaning."""
+    """List every setting that --set takes, with its value, what is allowed, and its meaning."""
     from tensorrl.trial import variants
+    from tensorrl.trial.allowed import allowed
     from tensorrl.trial.settings import Settings
 
     values = variants.resolve(variant).model_dump(mode="json")
     rows = [
-        {"name": name, "value": values[name], "meaning": field.description}
+        {"name": name, "value": values[name], **allowed(Settings, name).description(), "meaning": field.description}
         for name, field in Settings.model_fields.items()
     ]
     if as_json:
@@ -127,7 +128,7 @@ def settings_command(
         return
     from tensorrl.cli.tables import print_table
 
-    print_table(rows)
+    print_table([{column: row[column] for column in ("name", "value", "allowed", "meaning")} for row in rows])
 
 
 @app.command("coefficients")

@@ -33,20 +33,20 @@ class NetworkSpec(BaseModel):
         ranks: ranks of each factorised layer, by its name.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    actions: int = Field(ge=1)
-    stack: int = Field(default=4, ge=1)
+    actions: int = Field(ge=1, le=10_000)
+    stack: int = Field(default=4, ge=1, le=64)
     torso: Literal["data-efficient", "nature"] = "data-efficient"
     stem: Literal["convolution", "scattering"] = "convolution"
     scattering_j: int = Field(default=2, ge=1, le=3)
-    scattering_l: int = Field(default=4, ge=1)
-    hidden: int = Field(default=256, ge=1)
-    atoms: int = Field(default=51, ge=1)
-    v_min: float = -10.0
-    v_max: float = 10.0
+    scattering_l: int = Field(default=4, ge=1, le=64)
+    hidden: int = Field(default=256, ge=1, le=65_536)
+    atoms: int = Field(default=51, ge=1, le=65_536)
+    v_min: float = Field(default=-10.0, ge=-1e9, le=1e9)
+    v_max: float = Field(default=10.0, ge=-1e9, le=1e9)
     noisy: bool = False
-    noisy_sigma: float = Field(default=0.1, ge=0)
+    noisy_sigma: float = Field(default=0.1, ge=0, le=1e6)
     factorization: Factorization = "none"
     ranks: dict[str, tuple[int, ...]] = {}
 

@@ -3,67 +3,88 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tensorrl.errors import InputError, unknown
+from tensorrl.errors import InputError, shown, unknown
 from tensorrl.networks.ranks import solve_ranks
 from tensorrl.networks.spec import DENSE_LAYERS, NetworkSpec
+from tensorrl.trial.allowed import allowed
+
+MOST_STEPS = 100_000_000
+"""Agent steps of the longest trial: 400 million frames, twice what agents of the whole field are trained for."""
+_Rank = Annotated[int, Field(ge=1, le=65_536)]
 
 
 class Settings(BaseModel):
     """Hyperparameters of data-efficient Rainbow (van Hasselt et al. 2019) and of what TensorRL changes about it.
 
-    Units are agent steps (4 frames each) unless a description says otherwise.
+    Units are agent steps (4 frames each) unless a description says otherwise. Every setting has a list of values or
+    bounds on both sides, which keep a trial within what a machine can do: `trial/allowed.py` reads them from here.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     torso: Literal["data-efficient", "nature"] = Field("data-efficient", description="convolutions")
     stem: Literal["convolution", "scattering"] = Field("convolution", description="first layer: learned, or wavelets")
     stem_j: int = Field(2, ge=1, le=3, description="scale of the scattering, 2^J pixels; also written stem.J")
     stem_l: int = Field(4, ge=1, le=16, description="orientations of the scattering; also written stem.L")
-    hidden: int = Field(256, ge=1, description="units of each stream's hidden layer")
-    atoms: int = Field(51, ge=1, description="atoms of the value distribution; 1: plain Q-values")
-    v_max: float = Field(10.0, gt=0, description="the distribution's support is [-v_max, v_max]")
+    hidden: int = Field(256, ge=1, le=4_096, description="units of each stream's hidden layer")
+    atoms: int = Field(51, ge=1, le=1_024, description="atoms of the value distribution; 1: plain Q-values")
+    v_max: float = Field(10.0, ge=0.001, le=1e6, description="the distribution's support is [-v_max, v_max]")
     noisy: bool = Field(True, description="NoisyNet; otherwise ε-greedy exploration")
-    noisy_sigma: float = Field(0.1, ge=0, description="NoisyNet's initial noise σ0")
+    noisy_sigma: float = Field(0.1, ge=0, le=100, description="NoisyNet's initial noise σ0")
     factorization: Literal["none", "tucker", "cp", "tt"] = Field("none", description="of the four dense layers")
     compression: float | None = Field(
-        None, gt=0, description="coefficients of `rainbow` on the same game ÷ those of this network"
+        None, ge=0.01, le=100_000, description="coefficients of `rainbow` on the same game ÷ those of this network"
     )
-    coefficients: int | None = Field(None, ge=1, description="learned coefficients, instead of `compression`")
-    ranks: dict[str, tuple[int, ...]] = Field({}, description="ranks by layer, e.g. ranks.value_hidden=[16,3,3,24]")
+    coefficients: int | None = Field(
+        None, ge=1, le=1_000_000_000, description="learned coefficients, instead of `compression`"
+    )
+    ranks: dict[str, Annotated[tuple[_Rank, ...], Field(min_length=1, max_length=8)]] = Field(
+        {}, max_length=4, description="ranks by layer, e.g. ranks.value_hidden=[16,3,3,24]"
+    )
     decompose_from: str | None = Field(
-        None, min_length=1, description="a run or checkpoint of a dense agent, to start from its decomposed weights"
+        None,
+        min_length=1,
+        max_length=4_096,
+        description="a run or checkpoint of a dense agent, to start from its decomposed weights",
     )
 
     optimizer: Literal["adam", "kfac"] = Field("adam", description="what turns gradients into updates")
-    learning_rate: float = Field(1e-4, gt=0, description="step size")
-    adam_epsilon: float = Field(1.5e-4, gt=0, description="Adam's ε")
-    kfac_damping: float = Field(0.01, gt=0, description="K-FAC's Tikhonov damping λ")
+    learning_rate: float = Field(1e-4, ge=1e-12, le=100, description="step size")
+    adam_epsilon: float = Field(1.5e-4, ge=1e-12, le=100, description="Adam's ε")
+    kfac_damping: float = Field(0.01, ge=1e-12, le=1e6, description="K-FAC's Tikhonov damping λ")
     kfac_factor_decay: float = Field(0.95, ge=0, lt=1, description="of K-FAC's moving averages")
-    kfac_curvature_interval: int = Field(10, ge=1, description="updates between two observations of curvature")
-    kfac_inverse_interval: int = Field(100, ge=1, description="updates between two refreshes of the inverses")
-    kfac_clip: float = Field(1e-3, gt=0, description="how far an update may move predictions, in nats")
+    kfac_curvature_interval: int = Field(
+        10, ge=1, le=1_000_000, description="updates between two observations of curvature"
+    )
+    kfac_inverse_interval: int = Field(
+        100, ge=1, le=1_000_000, description="updates between two refreshes of the inverses"
+    )
+    kfac_clip: float = Field(1e-3, ge=1e-12, le=1e12, description="how far an update may move predictions, in nats")
     kfac_momentum: float = Field(0.9, ge=0, lt=1, description="of K-FAC's steps")
-    gradient_norm: float = Field(10.0, gt=0, description="largest global L2 norm of a gradient")
-    batch_size: int = Field(32, ge=1, description="transitions an update")
-    update_interval: int = Field(1, ge=1, description="agent steps between updates")
-    learning_starts: int = Field(1_600, ge=1, description="agent steps before the first update")
-    target_interval: int = Field(2_000, ge=1, description="updates between copies to the target network")
+    gradient_norm: float = Field(10.0, ge=1e-6, le=1e12, description="largest global L2 norm of a gradient")
+    batch_size: int = Field(32, ge=1, le=2_048, description="transitions an update")
+    update_interval: int = Field(1, ge=1, le=1_000_000, description="agent steps between updates")
+    learning_starts: int = Field(1_600, ge=1, le=MOST_STEPS, description="agent steps before the first update")
+    target_interval: int = Field(2_000, ge=1, le=MOST_STEPS, description="updates between copies to the target network")
     discount: float = Field(0.99, gt=0, le=1, description="γ for one agent step")
     n_step: int = Field(20, ge=1, le=1_000, description="rewards in a return")
-    replay_capacity: int = Field(100_000, ge=2_000, description="transitions kept; no more than `steps` are reserved")
-    priority_exponent: float = Field(0.5, ge=0, description="ω: priority = loss^ω")
+    replay_capacity: int = Field(
+        100_000, ge=2_000, le=1_000_000, description="transitions kept; no more than `steps` are reserved"
+    )
+    priority_exponent: float = Field(0.5, ge=0, le=4, description="ω: priority = loss^ω")
     beta_start: float = Field(0.4, ge=0, le=1, description="importance-sampling exponent at the first update")
     beta_end: float = Field(1.0, ge=0, le=1, description="and at the last step")
     epsilon_start: float = Field(1.0, ge=0, le=1, description="ε until learning starts (not with NoisyNet)")
     epsilon_end: float = Field(0.01, ge=0, le=1, description="ε after its decay (not with NoisyNet)")
-    epsilon_decay: int = Field(2_000, ge=0, description="agent steps of ε's linear decay")
+    epsilon_decay: int = Field(2_000, ge=0, le=MOST_STEPS, description="agent steps of ε's linear decay")
     evaluation_epsilon: float = Field(0.001, ge=0, le=1, description="ε in evaluation")
-    final_episodes: int = Field(100, ge=1, description="evaluation games at the end of 100k steps, in proportion below")
+    final_episodes: int = Field(
+        100, ge=1, le=10_000, description="evaluation games at the end of 100k steps, in proportion below"
+    )
 
 
 def make_settings(changes: Mapping[str, Any]) -> Settings:
@@ -79,8 +100,11 @@ def make_settings(changes: Mapping[str, Any]) -> Settings:
         return Settings.model_validate(dict(changes))
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"setting {name}={first['input']!r}: {first['msg']}") from None
+        name, *inner = map(str, first["loc"])
+        dotted = ".".join([name, *inner])
+        raise InputError(
+            f"setting {dotted}={shown(first['input'])} (allowed: {allowed(Settings, name).text})"
+        ) from None
 
 
 def network_spec(settings: Settings, actions: int) -> NetworkSpec:

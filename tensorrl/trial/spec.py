@@ -14,13 +14,15 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from tensorrl import games
-from tensorrl.errors import InputError
+from tensorrl.errors import InputError, shown
 from tensorrl.trial import variants
-from tensorrl.trial.settings import Settings, network_spec, reference_coefficients
+from tensorrl.trial.allowed import allowed
+from tensorrl.trial.settings import MOST_STEPS, Settings, network_spec, reference_coefficients
 
 PROTOCOL = "atari-100k/1"
 FULL_STEPS = 100_000
 """Agent steps of Atari 100k."""
+MOST_THREADS = 256
 
 
 class TrialSpec(BaseModel):
@@ -42,11 +44,11 @@ class TrialSpec(BaseModel):
     game: str
     variant: str = "rainbow"
     seed: int = Field(default=0, ge=0, lt=2**31)
-    steps: int = Field(default=FULL_STEPS, ge=1)
+    steps: int = Field(default=FULL_STEPS, ge=1, le=MOST_STEPS)
     overrides: dict[str, Any] = {}
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int | None = Field(default=None, ge=1)
-    checkpoint_every: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=MOST_THREADS)
+    checkpoint_every: int | None = Field(default=None, ge=1, le=MOST_STEPS)
 
     @field_validator("overrides")
     @classmethod
@@ -119,8 +121,9 @@ def make_spec(**fields: Any) -> TrialSpec:
         spec = TrialSpec.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
-        name = "--" + "-".join(str(part) for part in first["loc"]).replace("_", "-")
-        raise InputError(f"{name} {first['input']}: {first['msg']}") from None
+        name = str(first["loc"][0])
+        given = f"--{name.replace('_', '-')} {shown(first['input'])}"
+        raise InputError(f"{given} (allowed: {allowed(TrialSpec, name).text})") from None
     settings = spec.settings
     from tensorrl.trial import warm_start
 

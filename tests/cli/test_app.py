@@ -74,9 +74,27 @@ def test_listings_name_every_game_and_variant():
     assert "pong" in invoke("games")
 
 
+def test_settings_say_what_is_allowed():
+    rows = {row["name"]: row for row in json.loads(invoke("settings", "--json"))}
+    assert (rows["hidden"]["minimum"], rows["hidden"]["maximum"]) == (1, 4096)
+    assert rows["optimizer"]["choices"] == ["adam", "kfac"]
+    assert rows["kfac_momentum"]["open_above"] is True
+    assert all("choices" in row or {"minimum", "maximum"} <= row.keys() for row in rows.values())
+    assert "a whole number from 1 to 4,096" in invoke("settings")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (
+            ["coefficients", "--game", "pong", "--variant", "trl-5x", "--set", "hidden=100000"],
+            ["hidden=100000", "4,096"],
+        ),
+        (["train", "--game", "pong", "--set", "v_max=1e308", "--out", "x"], ["v_max", "1,000,000"]),
+        (["train", "--game", "pong", "--set", "v_max=1e-320", "--out", "x"], ["v_max", "0.001"]),
+        (["train", "--game", "pong", "--set", "batch_size=100000", "--out", "x"], ["batch_size=100000", "2,048"]),
+        (["train", "--game", "pong", "--set", "hidden=" + "[" * 3000, "--out", "x"], ["--set 'hidden=[[[", "nested"]),
+        (["train", "--game", "pong", "--seed", "-1", "--out", "x"], ["--seed -1", "2,147,483,648"]),
         (["train", "--game", "pnog", "--out", "x"], ["unknown game 'pnog'", "'pong'"]),
         (["train", "--game", "pong", "--variant", "rainbo", "--out", "x"], ["rainbo", "'rainbow'"]),
         (["train", "--game", "pong", "--steps", "0", "--out", "x"], ["--steps 0"]),

@@ -13,20 +13,19 @@ from pydantic_core import ErrorDetails
 from tensorrl.errors import InputError, shown, unknown
 from tensorrl.sweeps.grid.cells import cells
 from tensorrl.sweeps.grid.spec import Axis, Evaluation, Resources, SweepSpec, Tracking
+from tensorrl.trial.allowed import allowed
 from tensorrl.trial.yaml_input import read_yaml
 
 SHORT_FORMS = ("cpus",)
-_SIZE = "bytes, or a size such as 1.5GiB"
+_SIZE = "bytes, or a size such as 1.5GiB, 16TiB at most"
 _ALLOWED = {
     "name": "letters, digits and . _ - , the first a letter or digit, 100 at most",
     "settings": "a mapping of settings to values",
     "variant_settings": "a mapping of variants to settings",
     "axes": "a mapping of settings to lists of values",
-    "evaluation.epsilon": "a number from 0 to 1",
-    "resources.gpus": "a number from 0, or the word auto",
+    "resources.gpus": "a number from 0 to 64, or the word auto",
     "resources.memory": _SIZE,
-    "retries": "a whole number from 0",
-    "tracking.uri": "an MLflow tracking URI",
+    "tracking.uri": "an MLflow tracking URI, 2,000 letters at most",
     "tracking.experiment": "a name, 250 letters at most",
 }
 _PARTS: dict[str, type[BaseModel]] = {"evaluation": Evaluation, "resources": Resources, "tracking": Tracking}
@@ -50,10 +49,10 @@ def make_sweep(content: Mapping[Any, Any], *, where: str) -> SweepSpec:
     Raises:
         InputError: in one line, beginning with `where`.
     """
-    allowed = [*SweepSpec.model_fields, *SHORT_FORMS]
+    fields = [*SweepSpec.model_fields, *SHORT_FORMS]
     for field in content:
-        if field not in allowed:
-            raise unknown("field", str(field), allowed, where=where)
+        if field not in fields:
+            raise unknown("field", str(field), fields, where=where)
     for name, model in _PARTS.items():
         for field in content[name] if isinstance(content.get(name), Mapping) else ():
             if field not in model.model_fields:
@@ -99,5 +98,13 @@ def _explain(error: ErrorDetails) -> str:
         return f"{where}: unknown field (allowed: {', '.join(Axis.model_fields)})"
     if error["type"] == "model_type" and where in _PARTS:
         return f"{where}: {shown(error['input'])} (allowed: a mapping with {', '.join(_PARTS[where].model_fields)})"
-    allowed = _ALLOWED.get(where) or _ALLOWED.get(where.split(".")[0], "a whole number from 1")
-    return f"{where}: {shown(error['input'])} (allowed: {allowed})"
+    return f"{where}: {shown(error['input'])} (allowed: {_allowed(where)})"
+
+
+def _allowed(where: str) -> str:
+    """Returns what the field `where` takes, for people."""
+    name, _, inner = where.partition(".")
+    said = _ALLOWED.get(where) or _ALLOWED.get(name)
+    if said is None and name in _PARTS and inner in _PARTS[name].model_fields:
+        said = allowed(_PARTS[name], inner).text
+    return said or allowed(SweepSpec, name).text

@@ -10,11 +10,15 @@ from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, St
 from tensorrl import games
 from tensorrl.errors import InputError, shown, unknown
 from tensorrl.trial import variants
-from tensorrl.trial.settings import Settings
+from tensorrl.trial.settings import MOST_STEPS, Settings
+from tensorrl.trial.spec import MOST_THREADS
 
 ATARI_100K = "atari-100k"
 MOST_SEEDS = 10_000
 _MOST_CELLS = 100_000
+_MOST_KINDS = 2_000
+"""Variants with a combination of their axes' values: for each a network is sized."""
+_MOST_GPUS, _MOST_MEMORY = 64, 1 << 44
 _STRICT = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -116,9 +120,9 @@ class Resources(BaseModel):
 
     model_config = _STRICT
 
-    cpus: Annotated[StrictInt, Field(ge=1)] = 1
-    gpus: Annotated[float, Field(ge=0, strict=True)] | Literal["auto"] = "auto"
-    memory: Annotated[ByteSize, BeforeValidator(_whole_bytes), Field(gt=0)] | None = None
+    cpus: Annotated[StrictInt, Field(ge=1, le=MOST_THREADS)] = 1
+    gpus: Annotated[float, Field(ge=0, le=_MOST_GPUS, strict=True, allow_inf_nan=False)] | Literal["auto"] = "auto"
+    memory: Annotated[ByteSize, BeforeValidator(_whole_bytes), Field(gt=0, le=_MOST_MEMORY)] | None = None
 
 
 class Evaluation(BaseModel):
@@ -131,8 +135,8 @@ class Evaluation(BaseModel):
 
     model_config = _STRICT
 
-    final_episodes: Annotated[StrictInt, Field(ge=1)] | None = None
-    epsilon: Annotated[float, Field(ge=0, le=1)] | None = None
+    final_episodes: Annotated[StrictInt, Field(ge=1, le=10_000)] | None = None
+    epsilon: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
 
     def settings(self) -> dict[str, Any]:
         """The settings it stands for."""
@@ -150,7 +154,7 @@ class Tracking(BaseModel):
 
     model_config = _STRICT
 
-    uri: Annotated[str, Field(min_length=1)] | None = None
+    uri: Annotated[str, Field(min_length=1, max_length=2_000)] | None = None
     experiment: Annotated[str, Field(min_length=1, max_length=250)] | None = None
 
 
@@ -180,15 +184,15 @@ class SweepSpec(BaseModel):
     games: Annotated[tuple[str, ...], BeforeValidator(_games)]
     variants: Annotated[tuple[str, ...], BeforeValidator(_variants)]
     seeds: Annotated[tuple[int, ...], BeforeValidator(_seeds)]
-    steps: Annotated[StrictInt, Field(ge=1)] = 100_000
+    steps: Annotated[StrictInt, Field(ge=1, le=MOST_STEPS)] = 100_000
     settings: Annotated[dict[str, Any], BeforeValidator(_settings)] = {}
     variant_settings: dict[str, Annotated[dict[str, Any], BeforeValidator(_settings)]] = {}
     axes: dict[str, Annotated[Axis, BeforeValidator(_axis)]] = {}
     evaluation: Evaluation = Evaluation()
     resources: Resources = Resources()
-    checkpoint_every: Annotated[StrictInt, Field(ge=1)] | None = None
-    retries: Annotated[StrictInt, Field(ge=0)] = 2
-    max_concurrent: Annotated[StrictInt, Field(ge=1)] | None = None
+    checkpoint_every: Annotated[StrictInt, Field(ge=1, le=MOST_STEPS)] | None = None
+    retries: Annotated[StrictInt, Field(ge=0, le=1_000)] = 2
+    max_concurrent: Annotated[StrictInt, Field(ge=1, le=_MOST_CELLS)] | None = None
     tracking: Tracking = Tracking()
 
     @model_validator(mode="before")
@@ -215,7 +219,12 @@ class SweepSpec(BaseModel):
                     raise unknown("variant", variant, self.variants, where=f"axes.{name}.variants")
         for variant in self.variants:
             self._check_once(variant)
-        count = len(self.seeds) * len(self.games) * sum(self.combinations(variant) for variant in self.variants)
+        kinds = sum(self.combinations(variant) for variant in self.variants)
+        if kinds > _MOST_KINDS:
+            raise InputError(
+                f"variants and axes make {kinds:,} combinations of settings (allowed: {_MOST_KINDS:,} at most)"
+            )
+        count = len(self.seeds) * len(self.games) * kinds
         if count > _MOST_CELLS:
             raise InputError(f"the grid has {count:,} cells (allowed: {_MOST_CELLS:,} at most)")
         return self

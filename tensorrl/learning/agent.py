@@ -119,8 +119,7 @@ class Agent:
             losses = self._losses(predictions, targets)
             loss = (batch.weights * losses).mean()
             if capture is not None:
-                outputs = predictions if predictions.dim() > 1 else predictions[:, None]
-                capture.observe(outputs, loss=loss, weights=batch.weights)
+                capture.observe(_rows_of(predictions), loss=loss, weights=batch.weights)
         for parameter in self._parameters:
             parameter.grad = None
         loss.backward()
@@ -129,6 +128,10 @@ class Agent:
             if self._observes:
                 optimizer.prepare()
             optimizer.apply()
+            if optimizer.fit_due:
+                with torch.no_grad():
+                    moved = network(batch.stacks)[self._rows(batch), batch.actions]
+                    optimizer.fit_step(_rows_of(predictions), _rows_of(moved))
         else:
             optimizer.step()
         self.loss_sum += loss.detach()
@@ -223,3 +226,8 @@ class Agent:
         self.loss_count = state["loss_count"]
         self.generator.set_state(state["generator"].cpu())
         self.explorer.bit_generator.state = state["explorer"]
+
+
+def _rows_of(predictions: Tensor) -> Tensor:
+    """A row for each example, (batch, outputs), where plain Q-values (batch,) have none."""
+    return predictions if predictions.dim() > 1 else predictions[:, None]

@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 
 from tensorrl.errors import InputError, unknown
 from tensorrl.optimizers.blocks import Block, LayerCurvature, layer_curvature
-from tensorrl.optimizers.stacks import Arena
+from tensorrl.optimizers.flat import FlatBlocks
+from tensorrl.optimizers.grafting import AdamLength
 
 Fallback = str | Callable[[list[nn.Parameter]], Optimizer]
 
@@ -44,9 +45,13 @@ def parameter_groups(module: nn.Module, groups: Iterable[dict[str, Any]] | None)
     return checked
 
 
-def make_arenas(
-    module: nn.Module, layers: Iterable[LayerCurvature], groups: list[dict[str, Any]]
-) -> tuple[list[Arena], list[nn.Parameter]]:
+def lay_out(
+    module: nn.Module,
+    layers: Iterable[LayerCurvature],
+    groups: list[dict[str, Any]],
+    *,
+    graft: AdamLength | None = None,
+) -> tuple[list[FlatBlocks], list[nn.Parameter]]:
     """Lays out the blocks of the groups' parameters and lists the parameters that no block covers.
 
     Raises:
@@ -55,7 +60,7 @@ def make_arenas(
     names = {parameter: name for name, parameter in module.named_parameters()}
     group_of = {p: number for number, group in enumerate(groups) for p in group["params"]}
     covered: dict[nn.Parameter, Block] = {}
-    by_arena: dict[tuple[int, torch.dtype, torch.device], list[Block]] = {}
+    by_place: dict[tuple[int, torch.dtype, torch.device], list[Block]] = {}
     for block in (block for layer in layers for block in layer.blocks):
         places = {group_of.get(p) for p in block.parameters}
         if len(places) > 1:
@@ -70,16 +75,19 @@ def make_arenas(
                 )
             covered[parameter] = block
         dtype = torch.promote_types(block.weight.dtype, torch.float32)
-        by_arena.setdefault((number, dtype, block.weight.device), []).append(block)
-    arenas = [Arena(number, blocks, dtype, device) for (number, dtype, device), blocks in sorted_arenas(by_arena)]
-    return arenas, [p for p in group_of if p not in covered]
+        by_place.setdefault((number, dtype, block.weight.device), []).append(block)
+    flats = [
+        FlatBlocks(number, blocks, dtype, device, graft=graft)
+        for (number, dtype, device), blocks in _sorted_places(by_place)
+    ]
+    return flats, [p for p in group_of if p not in covered]
 
 
-def sorted_arenas(
-    by_arena: dict[tuple[int, torch.dtype, torch.device], list[Block]],
+def _sorted_places(
+    by_place: dict[tuple[int, torch.dtype, torch.device], list[Block]],
 ) -> list[tuple[tuple[int, torch.dtype, torch.device], list[Block]]]:
-    """Orders arenas by their group, so that the layout depends on nothing else."""
-    return sorted(by_arena.items(), key=lambda item: item[0][0])
+    """Orders blocks by their group, so that the layout depends on nothing else."""
+    return sorted(by_place.items(), key=lambda item: item[0][0])
 
 
 def make_fallback(module: nn.Module, uncovered: list[nn.Parameter], fallback: Fallback | None) -> Optimizer | None:

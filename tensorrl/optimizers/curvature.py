@@ -96,6 +96,26 @@ def damping_split(inputs: Tensor, outputs: Tensor, damping: float) -> tuple[Tens
     return scale * damping**0.5, damping**0.5 / scale
 
 
+def relative_shifts(inputs: Tensor, outputs: Tensor, damping: float) -> tuple[Tensor, Tensor]:
+    """Factored Tikhonov damping whose λ is `damping` times the block's mean curvature, (tr A / dim A) (tr G / dim G).
+
+    By `damping_split` what is added to A is then √damping · tr A / dim A, and to G likewise: damped inverses of scaled
+    factors are the inverses scaled, so that a block's direction does not depend on how large its curvature is. A block
+    without any curvature gets 0.
+
+    Args:
+        inputs: (blocks, in, in).
+        outputs: (blocks, out, out).
+        damping: the ratio, at least 0.
+
+    Returns:
+        Two tensors of shape (blocks,).
+    """
+    means = (factor.diagonal(dim1=-2, dim2=-1).mean(-1) for factor in (inputs, outputs))
+    to_inputs, to_outputs = (mean * damping**0.5 for mean in means)
+    return to_inputs, to_outputs
+
+
 def damped_inverse(factors: Tensor, shift: Tensor) -> Tensor:
     """Returns (F + shift·I)⁻¹ of symmetric positive semi-definite matrices.
 

@@ -46,6 +46,29 @@ class LevenbergMarquardt:
         return min(max(damping, self.lower), self.upper)
 
 
+@dataclass(frozen=True)
+class GeometricDecay:
+    """A schedule that goes from `start` to `end` over `duration` steps by equal ratios, and stays there.
+
+    Attributes:
+        start: λ at step 0, above 0.
+        end: λ from step `duration` on, above 0.
+        duration: steps, at least 1.
+    """
+
+    start: float
+    end: float
+    duration: int
+
+    def __post_init__(self) -> None:
+        if not (self.start > 0 and self.end > 0 and self.duration >= 1):
+            raise InputError(f"damping: start and end must be above 0, duration at least 1, got {self}")
+
+    def __call__(self, step: int) -> float:
+        """Returns λ at a step."""
+        return self.start * math.pow(self.end / self.start, min(step / self.duration, 1.0))
+
+
 Damping = float | Callable[[int], float] | LevenbergMarquardt
 """λ ≥ 0, a function of the number of steps taken, or an adaptation of it."""
 

@@ -77,3 +77,22 @@ def sample_gaussian(
     losses = (means - targets).square().flatten(1).sum(1) / (2 * variance)
     scales = _scales(weights, means)
     return (losses if scales is None else losses * scales).mean()
+
+
+def categorical_divergence(before: Tensor, after: Tensor) -> Tensor:
+    """Returns KL(before ‖ after) of softmax distributions over the last axis, in nats.
+
+    Args:
+        before: logits (batch, ..., categories).
+        after: likewise.
+
+    Returns:
+        0-dim, the mean over the batch of the sum over the middle axes.
+    """
+    log_before = before.log_softmax(-1)
+    return (log_before.exp() * (log_before - after.log_softmax(-1))).flatten(1).sum(1).mean()
+
+
+def gaussian_divergence(before: Tensor, after: Tensor) -> Tensor:
+    """Returns KL(before ‖ after) of Gaussians with variance 1 around means (batch, ...), in nats; see above."""
+    return (before - after).square().flatten(1).sum(1).mean() / 2

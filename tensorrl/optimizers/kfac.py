@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterable
-from functools import reduce
 from typing import Any, NoReturn
 
 import torch
@@ -14,15 +12,20 @@ from torch.optim import Optimizer
 
 from tensorrl.errors import InputError
 from tensorrl.optimizers.blocks import LayerCurvature
+from tensorrl.optimizers.blockset import BlockSet
 from tensorrl.optimizers.capture import Capture
-from tensorrl.optimizers.coverage import Fallback, find_layers, make_arenas, make_fallback, parameter_groups
+from tensorrl.optimizers.coverage import Fallback, find_layers, lay_out, make_fallback, parameter_groups
 from tensorrl.optimizers.curvature import KroneckerFactors, Sharing
 from tensorrl.optimizers.damping import Damping, LevenbergMarquardt, damping_at
+from tensorrl.optimizers.feedback import Feedback
+from tensorrl.optimizers.grafting import AdamLength
 from tensorrl.optimizers.options import Fisher, Likelihood, Options, check_range
 from tensorrl.optimizers.refresh import InverseRefresh
+from tensorrl.optimizers.soundness import Soundness, warn_of_unseen
+from tensorrl.optimizers.trust import TrustRegion
 
 
-class KFAC(Optimizer):
+class KFAC(Feedback, Optimizer):
     """K-FAC for `nn.Linear`, `nn.Conv2d` and `TensorRegression`; further layers through `register_block`.
 
     Every `curvature_interval` steps it must see a forward pass inside `curvature()`; on all other steps that context is
@@ -54,26 +57,30 @@ class KFAC(Optimizer):
 
     pᵀ∇ bounds pᵀ F p from above, so without momentum ½ Δθᵀ F Δθ, the model's estimate of how far the predictions move
     (in nats), stays at or below `kl_clip` (Wu et al. 2017, section 3.2); with momentum at most 1 / (1 − momentum)²
-    times it.
+    times it. With `graft` each block's step −lr · v is scaled to the length that another optimizer's would have. With
+    `trust_region` the whole step is scaled to a divergence that is measured, by `fit_step` after every step.
 
     For a captured CUDA graph call `prepare()` outside of it and `apply()` inside; both together are `step()`. Inside,
-    `lr` must be a tensor to be changeable. Layers must be called eagerly on curvature steps: hooks do not run in
-    compiled code.
+    `lr` must be a tensor to be changeable. On curvature steps layers must run eagerly: compiled code runs no hooks.
 
     Args:
         module: what is optimised. Frozen parameters (`requires_grad=False` now) are left alone.
         lr: learning rate η_max, a float or 0-dim tensor, at least 0.
         damping: λ ≥ 0, a schedule λ(step), or `LevenbergMarquardt` (then report losses to `adapt_damping`).
-            Tikhonov damping, split between A and G (Martens & Grosse 2015, section 6.3). Default 0.01, that of the
-            ACKTR authors' program (Wu et al. 2017).
+            Split between A and G (Martens & Grosse 2015, section 6.3). Default 0.01 (ACKTR's program, Wu et al. 2017).
+        relative_damping: takes `damping` as a ratio, λ being that times the block's mean curvature
+            (tr A / dim A) (tr G / dim G), so that a block's direction does not depend on how large its curvature is.
         factor_decay: of the factors' moving averages, min(1 − 1/k, factor_decay) at the k-th observation. Default
             0.95 (Martens & Grosse 2015, section 5).
         curvature_interval: steps between two observations. Default 10, ours: an observation costs about a step.
         inverse_interval: steps between two refreshes of the inverses, besides those after the 1st, 2nd, 4th, 8th, ...
             observation, while averages are young. Default 100, ours.
-        overlap: 0 refreshes inverses at once; k > 0 computes them on another thread and takes them over exactly k
-            steps later, which is as repeatable.
-        kl_clip: the bound above, in nats; None for none. Default 0.001 (Wu et al. 2017, section 5).
+        overlap: 0 refreshes inverses at once; k > 0 on another thread, taken over exactly k steps later.
+        kl_clip: the bound above, in nats; None for none. Default 0.001 (Wu et al. 2017, section 5). Not used with
+            `graft` or `trust_region`.
+        trust_region: KL divergence of the predictions before and after each step on its batch, in nats, momentum
+            included, as far as `lr` allows; it wants `fit_step`. None for none.
+        graft: whose lengths steps take, block by block (Agarwal et al. 2020); None for their own.
         momentum: in [0, 1). Default 0.9, that of the ACKTR authors' program.
         weight_decay: L2, added to the gradient before preconditioning (η in Martens & Grosse 2015). Default 0.
         fisher: "sampled" draws targets from the model's own distribution (the Fisher); "empirical" takes the loss's
@@ -82,10 +89,9 @@ class KFAC(Optimizer):
             or a function of (outputs, generator, weights), see `tensorrl.optimizers.fisher`.
         sharing: "expand" or "reduce", how positions sharing a weight are treated (Eschenhagen et al. 2023). Default
             "expand", which is what Grosse & Martens (2016) do for convolutions.
-        generator: source of the sampled targets; by default one with seed 0 on the parameters' device. It is part
-            of the state.
-        groups: parameter groups as of any optimizer, e.g. with their own `lr` or `weight_decay`; parameters of the
-            module that are in none are left alone. By default one group of all. A bias must be in its weight's group.
+        generator: of the sampled targets, part of the state; by default one with seed 0 on the parameters' device.
+        groups: parameter groups as of any optimizer, a bias in its weight's. Parameters of the module that are in none
+            are left alone. By default one group of all.
         fallback: for parameters without a curvature block: "adam", "sgd", or a function of a list of parameters that
             makes an optimizer. Its groups follow ours in `param_groups`. By default such parameters are an error.
 
@@ -99,11 +105,14 @@ class KFAC(Optimizer):
         lr: float | Tensor,
         *,
         damping: Damping = 0.01,
+        relative_damping: bool = False,
         factor_decay: float = 0.95,
         curvature_interval: int = 10,
         inverse_interval: int = 100,
         overlap: int = 0,
         kl_clip: float | None = 0.001,
+        trust_region: float | None = None,
+        graft: AdamLength | None = None,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         fisher: Fisher = "sampled",
@@ -118,19 +127,22 @@ class KFAC(Optimizer):
         check_range("weight_decay", weight_decay, 0, math.inf)
         self._options = Options(
             damping=damping,
+            relative_damping=relative_damping,
             factor_decay=factor_decay,
             curvature_interval=curvature_interval,
             inverse_interval=inverse_interval,
             overlap=overlap,
             kl_clip=kl_clip,
+            trust_region=trust_region,
+            graft=graft,
             fisher=fisher,
             likelihood=likelihood,
             sharing=sharing,
         )
         self._layers = find_layers(module)
         checked = parameter_groups(module, groups)
-        self._arenas, uncovered = make_arenas(module, self._layers.values(), checked)
-        if not self._arenas:
+        flats, uncovered = lay_out(module, self._layers.values(), checked, graft=graft)
+        if not flats:
             raise InputError("module: none of its trained parameters has a curvature block, K-FAC has nothing to do")
         self._fallback = make_fallback(module, uncovered, fallback)
         for group in checked:
@@ -140,16 +152,16 @@ class KFAC(Optimizer):
         super().__init__([*checked, *others], {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         self._sealed = True
         self._link_fallback()
-        self._stacks = [stack for arena in self._arenas for stack in arena.stacks]
-        self._places = {block: (stack, k) for stack in self._stacks for k, block in enumerate(stack.blocks)}
-        self._refresh = InverseRefresh(self._stacks, overlap)
+        self._blocks = BlockSet(flats)
+        self._refresh = InverseRefresh(self._blocks.stacks, overlap, relative=relative_damping)
         device = next(p.device for g in self.param_groups for p in g["params"])
         self._generator = torch.Generator(device).manual_seed(0) if generator is None else generator
         self._damping = damping_at(damping, 0, None)
         self._steps, self._observations, self._refreshed_after = 0, 0, -1
-        self._skipped = torch.zeros((), dtype=torch.int64, device=device)
-        self._foretold: Tensor | None = None
-        self._warned_of_curvature, self._warned_of_gradient = False, False
+        self._soundness = Soundness(device)
+        self._trust = None if trust_region is None else TrustRegion(trust_region, device)
+        self._last_scale: float | Tensor = math.nan
+        self._predicted: Tensor | None = None
         self._capture: Capture | None = None
         self._closed = False
 
@@ -168,17 +180,9 @@ class KFAC(Optimizer):
         """Whether the coming step observes curvature, that is whether `curvature()` is active."""
         return self._observations == 0 or self._steps % self._options.curvature_interval == 0
 
-    @property
-    def damping_due(self) -> bool:
-        """Whether `adapt_damping` wants the losses before and after the step just taken."""
-        return self._foretold is not None
-
     def factors(self) -> dict[str, KroneckerFactors]:
         """Returns the moving averages of A and G by block name, not copied; 0 for blocks not yet observed."""
-        return {
-            block.name: block.of_axes(stack.row_factors[k], stack.column_factors[k])
-            for block, (stack, k) in self._places.items()
-        }
+        return self._blocks.factors()
 
     def curvature(self, *, batch_size: int | None = None) -> Capture:
         """Returns the context of the coming step's forward pass; free of cost unless `curvature_due`.
@@ -204,24 +208,8 @@ class KFAC(Optimizer):
 
     @torch.no_grad()
     def _absorb(self, factors: dict[LayerCurvature, list[KroneckerFactors]]) -> None:
-        pairs = [(block, found) for layer in factors for block, found in zip(layer.blocks, factors[layer], strict=True)]
-        pairs = [(block, found) for block, found in pairs if block in self._places]
-        # Anything not finite in what a factor is made of shows on its diagonal, as a sum of squares.
-        traces = [found.inputs.trace() + found.outputs.trace() for _, found in pairs]
-        sound: list[bool] = torch.stack(traces).isfinite().tolist() if traces else []
-        for (block, found), finite in zip(pairs, sound, strict=True):
-            if finite:
-                stack, k = self._places[block]
-                stack.update(k, found, self._options.factor_decay)
-        if any(sound):
-            self._observations += 1
-        bad = [block.name for (block, _), finite in zip(pairs, sound, strict=True) if not finite]
-        # One warning for a row of them: a run gone wrong would drown its own log.
-        if bad and not self._warned_of_curvature:
-            _warn(
-                f"step {self._steps}: curvature of {', '.join(bad)} is not finite, skipped; averages stay as they were"
-            )
-        self._warned_of_curvature = bool(bad)
+        decay = self._options.factor_decay
+        self._observations += self._blocks.absorb(factors, decay, self._soundness, self._steps)
 
     def prepare(self) -> None:
         """Does what a step decides on the host: damping's schedule, refresh of inverses, the count of steps."""
@@ -237,9 +225,9 @@ class KFAC(Optimizer):
         if seen and (young or self._steps % self._options.inverse_interval == 0):
             self._refresh.start(self._steps, self._damping, at_once=self._refreshed_after < 0)
             if self._refreshed_after < 0:
-                self._report_unseen()
+                warn_of_unseen(self._blocks.unseen())
             self._refreshed_after = seen
-            self._report_skipped()
+            self._soundness.report_skipped(self._steps)
         self._steps += 1
 
     @torch.no_grad()
@@ -250,15 +238,18 @@ class KFAC(Optimizer):
             Whether parameters moved, False if a gradient was not finite; on an accelerator, where telling would mean
             waiting for it, True.
         """
-        for arena in self._arenas:
-            arena.collect(self.param_groups[arena.group]["weight_decay"])
-            arena.precondition()
+        groups, blocks, trust = self.param_groups, self._blocks, self._trust
+        blocks.precondition(groups)
         scale = self._scale()
         if scale is None:
             return False
-        for arena in self._arenas:
-            group = self.param_groups[arena.group]
-            arena.move(scale, group["lr"], group["momentum"])
+        self._last_scale = scale
+        if trust is None or trust.begun:
+            blocks.turn(groups, scale, None if trust is None else trust.reach)
+        else:
+            blocks.turn(groups, scale, None)
+            blocks.shorten(trust.begin(blocks.curvature() / 2))
+        blocks.add()
         if self._fallback is not None:
             self._fallback.step()
         return True
@@ -281,25 +272,8 @@ class KFAC(Optimizer):
         moved = self.apply()
         adaptive = self._options.damping
         due = moved and isinstance(adaptive, LevenbergMarquardt) and self._steps % adaptive.interval == 0
-        self._foretold = reduce(torch.add, (arena.foretold() for arena in self._arenas)) if due else None
+        self._predicted = self._blocks.predicted_change() if due else None
         return loss
-
-    def adapt_damping(self, loss_before: float | Tensor, loss_after: float | Tensor) -> None:
-        """Adapts λ to how well the quadratic model foretold the step just taken; see `LevenbergMarquardt`.
-
-        Does nothing unless `damping_due`.
-
-        Args:
-            loss_before: of the step's batch, at the parameters before it.
-            loss_after: of the same batch, at the parameters now.
-        """
-        adaptive = self._options.damping
-        if self._foretold is None or not isinstance(adaptive, LevenbergMarquardt):
-            return
-        foretold, self._foretold = float(self._foretold), None
-        if foretold != 0:
-            before, after = (float(torch.as_tensor(loss).detach()) for loss in (loss_before, loss_after))
-            self._damping = adaptive.adapted(self._damping, (after - before) / foretold)
 
     def close(self) -> None:
         """Ends the optimizer's use: removes hooks and threads. State can still be read."""
@@ -317,7 +291,9 @@ class KFAC(Optimizer):
             "damping": self._damping,
             "generator": self._generator.get_state(),
             "refresh": self._refresh.state(),
-            "blocks": {block.name: stack.state_of(k) for block, (stack, k) in self._places.items()},
+            "blocks": self._blocks.get_state(),
+            "graft_counts": self._blocks.counts(),
+            **({} if self._trust is None else {"trust_region": self._trust.get_state()}),
         }
         return {**super().state_dict(), "kfac": own}
 
@@ -330,18 +306,18 @@ class KFAC(Optimizer):
         if "kfac" not in state_dict:
             raise InputError("state_dict: is not of KFAC, has no entry 'kfac'")
         own = state_dict["kfac"]
-        mine, theirs = {block.name for block in self._places}, set(own["blocks"])
-        if mine != theirs:
-            raise InputError(f"state_dict: blocks differ from the module's: {', '.join(sorted(mine ^ theirs))}")
+        self._blocks.set_state(own["blocks"])
         super().load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
         self._link_fallback()
-        for block, (stack, k) in self._places.items():
-            stack.set_state_of(k, own["blocks"][block.name])
+        # States written before grafting existed have no counts.
+        self._blocks.set_counts(own.get("graft_counts", []))
+        if self._trust is not None:
+            self._trust.set_state(own["trust_region"])
         self._steps, self._observations = int(own["steps"]), int(own["observations"])
         self._refreshed_after, self._damping = int(own["refreshed_after"]), float(own["damping"])
         self._generator.set_state(torch.as_tensor(own["generator"]).to("cpu", torch.uint8))
         self._refresh.set_state(own["refresh"])
-        self._foretold = None
+        self._predicted = None
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Refuses groups after construction: blocks are laid out once."""
@@ -360,40 +336,15 @@ class KFAC(Optimizer):
 
     def _scale(self) -> Tensor | float | None:
         """Returns the KL clip's factor, NaN (on an accelerator) or None (on a CPU) where a gradient is not finite."""
-        lrs = [self.param_groups[arena.group]["lr"] for arena in self._arenas]
-        size = reduce(torch.add, (arena.alignment(lr) for arena, lr in zip(self._arenas, lrs, strict=True)))
+        size = self._blocks.alignment(self.param_groups)
         if self._fallback is not None:
             grads = [p.grad for g in self._fallback.param_groups for p in g["params"] if p.grad is not None]
             # Adds nothing but NaN: 0 times what is not finite.
             size = size + (0 * torch.stack(torch._foreach_norm(grads)).sum() if grads else 0)
-        clip = math.inf if self._options.kl_clip is None else 2 * self._options.kl_clip
-        if size.device.type == "cpu":
-            value = float(size)
-            sound = math.isfinite(value)
-            if not sound and not self._warned_of_gradient:
-                _warn(f"step {self._steps}: a gradient is not finite, step skipped, as are like ones after it")
-            self._warned_of_gradient = not sound
-            if not sound:
-                return None
-            return 1.0 if value <= clip else math.sqrt(clip / value)
-        self._skipped += ~torch.isfinite(size)
-        return torch.where(torch.isfinite(size), (clip / size.clamp(min=1e-30)).sqrt().clamp(max=1), math.nan)
-
-    def _report_unseen(self) -> None:
-        unseen = [block.name for block, (stack, k) in self._places.items() if not stack.updates[k]]
-        if unseen:
-            _warn(f"no curvature observed of {', '.join(unseen)}: left as is until it takes part in a curvature step")
-
-    def _report_skipped(self) -> None:
-        """Tells of steps skipped on an accelerator, where finding out at once would mean waiting for it."""
-        if self._skipped.device.type != "cpu" and (count := int(self._skipped)):
-            self._skipped.zero_()
-            _warn(f"{count} steps before step {self._steps} skipped: a gradient was not finite")
+        options = self._options
+        clip = options.kl_clip if options.trust_region is None and options.graft is None else None
+        return self._soundness.clipped_scale(size, math.inf if clip is None else 2 * clip, self._steps)
 
     def _check_open(self) -> None:
         if self._closed:
             raise InputError("KFAC: used after close()")
-
-
-def _warn(message: str) -> None:
-    warnings.warn(f"KFAC: {message}", RuntimeWarning, stacklevel=3)

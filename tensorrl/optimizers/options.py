@@ -13,13 +13,18 @@ from torch import Tensor
 from tensorrl.errors import InputError, unknown
 from tensorrl.optimizers.curvature import Sharing
 from tensorrl.optimizers.damping import Damping
-from tensorrl.optimizers.fisher import sample_categorical, sample_gaussian
+from tensorrl.optimizers.fisher import categorical_divergence, gaussian_divergence, sample_categorical, sample_gaussian
+from tensorrl.optimizers.grafting import AdamLength
 
 Likelihood = Callable[[Tensor, torch.Generator | None, Tensor | None], Tensor]
 """(outputs, generator, weights) → negative log-likelihood of targets drawn from the model, a mean over the batch."""
 Fisher = Literal["sampled", "empirical"]
 
+Divergence = Callable[[Tensor, Tensor], Tensor]
+"""(outputs before, outputs after) → KL divergence of the predictions, in nats, a mean over the batch."""
+
 LIKELIHOODS: dict[str, Likelihood] = {"categorical": sample_categorical, "gaussian": sample_gaussian}
+DIVERGENCES: dict[str, Divergence] = {"categorical": categorical_divergence, "gaussian": gaussian_divergence}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +32,14 @@ class Options:
     """What `KFAC` documents under the same names."""
 
     damping: Damping
+    relative_damping: bool
     factor_decay: float
     curvature_interval: int
     inverse_interval: int
     overlap: int
     kl_clip: float | None
+    trust_region: float | None
+    graft: AdamLength | None
     fisher: Fisher
     likelihood: str | Likelihood
     sharing: Sharing
@@ -47,6 +55,12 @@ class Options:
             )
         if self.kl_clip is not None and not self.kl_clip > 0:
             raise InputError(f"kl_clip: {self.kl_clip}, must be above 0, or None")
+        if self.trust_region is not None and not 0 < self.trust_region < math.inf:
+            raise InputError(f"trust_region: {self.trust_region}, must be above 0 and finite, or None")
+        if self.trust_region is not None and not isinstance(self.likelihood, str):
+            raise InputError(
+                f"trust_region: needs a likelihood by name ({', '.join(DIVERGENCES)}), which has a divergence"
+            )
         for name, value, allowed in (
             ("fisher", self.fisher, ("sampled", "empirical")),
             ("sharing", self.sharing, ("expand", "reduce")),

@@ -11,9 +11,9 @@ import torch
 from tensorrl.optimizers.stacks import BlockStack, Inverses
 
 
-def _inverses(stacks: Sequence[BlockStack], damping: float) -> list[Inverses]:
+def _inverses(stacks: Sequence[BlockStack], damping: float, relative: bool) -> list[Inverses]:
     with torch.no_grad():
-        return [stack.inverses(damping) for stack in stacks]
+        return [stack.inverses(damping, relative=relative) for stack in stacks]
 
 
 class InverseRefresh:
@@ -23,23 +23,24 @@ class InverseRefresh:
         stacks: whose inverses to keep fresh.
         overlap: steps between the start of a refresh and its inverses' first use; 0 computes them on the spot. A number
             of steps and not "when it is ready", so that a run can be repeated and resumed exactly.
+        relative: whether damping is relative to each block's mean curvature.
     """
 
-    def __init__(self, stacks: Sequence[BlockStack], overlap: int) -> None:
-        self._stacks, self._overlap = stacks, overlap
+    def __init__(self, stacks: Sequence[BlockStack], overlap: int, *, relative: bool = False) -> None:
+        self._stacks, self._overlap, self._relative = stacks, overlap, relative
         self._executor: ThreadPoolExecutor | None = None
         self._pending: tuple[int, Future[list[Inverses]] | list[Inverses]] | None = None
 
     def start(self, step: int, damping: float, *, at_once: bool = False) -> None:
         """Begins a refresh with the factors of now; one still under way is dropped in its favour."""
         if at_once or not self._overlap:
-            self._install(_inverses(self._stacks, damping))
+            self._install(_inverses(self._stacks, damping, self._relative))
             self._pending = None
             return
         if self._executor is None:
             self._executor = ThreadPoolExecutor(1, thread_name_prefix="kfac-inverses")
         copies = [stack.snapshot() for stack in self._stacks]
-        self._pending = (step + self._overlap, self._executor.submit(_inverses, copies, damping))
+        self._pending = (step + self._overlap, self._executor.submit(_inverses, copies, damping, self._relative))
 
     def install_if_due(self, step: int) -> None:
         """Puts a refresh's inverses in use once its steps are over, waiting for them if they are not ready."""

@@ -1,21 +1,14 @@
-"""Where blocks keep their state: blocks of one shape stacked, everything a step touches in a few flat vectors.
-
-One step of a small network is bound by the number of operations, not by their size. So blocks whose matrices agree in
-shape share one batched product and one batched inverse, and all gradients, preconditioned gradients and momenta of a
-parameter group are slices of three flat vectors, on which norms and momentum are one operation each. The memory never
-moves, so a captured CUDA graph keeps seeing the current values.
-"""
+"""Blocks of one shape, stacked: they share one batched product and one batched inverse."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import reduce
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tensorrl.optimizers.blocks import Block
-from tensorrl.optimizers.curvature import KroneckerFactors, damped_inverse, damping_split
+from tensorrl.optimizers.curvature import KroneckerFactors, damped_inverse, damping_split, relative_shifts
 from tensorrl.optimizers.kronecker import sandwich
 
 Inverses = tuple[Tensor, Tensor]
@@ -30,6 +23,7 @@ class BlockStack:
         gradients: (blocks, rows, columns), this step's gradients.
         steps: (blocks, rows, columns), the preconditioned ones.
         momenta: (blocks, rows, columns).
+        moments: of the gradients, first and second, each (blocks, rows, columns), where steps are grafted.
         row_factors: (blocks, rows, rows), moving average of A or G, whichever acts on rows.
         column_factors: (blocks, columns, columns), likewise.
         row_inverses: damped inverses; 0 until a block is observed, so that it stays put.
@@ -37,8 +31,16 @@ class BlockStack:
         updates: how often each block was observed.
     """
 
-    def __init__(self, blocks: Sequence[Block], gradients: Tensor, steps: Tensor, momenta: Tensor) -> None:
+    def __init__(
+        self,
+        blocks: Sequence[Block],
+        gradients: Tensor,
+        steps: Tensor,
+        momenta: Tensor,
+        moments: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
         self.blocks, self.gradients, self.steps, self.momenta = list(blocks), gradients, steps, momenta
+        self.moments = moments
         count, rows, columns = gradients.shape
         self.row_factors = gradients.new_zeros(count, rows, rows)
         self.column_factors = gradients.new_zeros(count, columns, columns)
@@ -54,12 +56,18 @@ class BlockStack:
         self.row_factors[index].lerp_(rows, weight)
         self.column_factors[index].lerp_(columns, weight)
 
-    def inverses(self, damping: float) -> Inverses:
-        """Returns damped inverses of all blocks' factors; 0 for blocks never observed."""
+    def inverses(self, damping: float, *, relative: bool = False) -> Inverses:
+        """Returns damped inverses of all blocks' factors; 0 for blocks never observed.
+
+        Args:
+            damping: λ, or its ratio to each block's mean curvature.
+            relative: which of the two.
+        """
         if not any(self.updates):
             return self.row_inverses.clone(), self.column_inverses.clone()
-        # The split is symmetric: with rows and columns exchanged π becomes 1/π.
-        to_rows, to_columns = damping_split(self.row_factors, self.column_factors, damping)
+        # Both are symmetric: with rows and columns exchanged π becomes 1/π.
+        shifts = relative_shifts if relative else damping_split
+        to_rows, to_columns = shifts(self.row_factors, self.column_factors, damping)
         seen = torch.tensor([count > 0 for count in self.updates], device=self.steps.device)[:, None, None]
         rows = damped_inverse(self.row_factors, to_rows)
         columns = damped_inverse(self.column_factors, to_columns)
@@ -89,98 +97,17 @@ class BlockStack:
 
     def state_of(self, index: int) -> dict[str, Tensor | int]:
         """Returns copies of all of one block's state."""
-        tensors = {key: getattr(self, key)[index].clone() for key in _SAVED}
-        return {**tensors, "updates": self.updates[index]}
+        return {**{key: tensor.clone() for key, tensor in self._saved(index).items()}, "updates": self.updates[index]}
 
     def set_state_of(self, index: int, state: dict[str, Tensor | int]) -> None:
         """Puts one block's state back, in place."""
-        for key in _SAVED:
-            mine: Tensor = getattr(self, key)[index]
+        for key, mine in self._saved(index).items():
             mine.copy_(torch.as_tensor(state[key]))
         self.updates[index] = int(state["updates"])
 
-
-_SAVED = ("row_factors", "column_factors", "row_inverses", "column_inverses", "momenta")
-
-
-class Arena:
-    """All blocks of one parameter group, device and dtype, and the flat vectors that they are slices of.
-
-    Attributes:
-        group: index of the parameter group.
-        stacks: the blocks, by shape.
-        gradients: flat vector of all blocks' gradients; likewise `steps` and `momenta`.
-    """
-
-    def __init__(self, group: int, blocks: Iterable[Block], dtype: torch.dtype, device: torch.device) -> None:
-        self.group = group
-        by_shape: dict[tuple[int, int], list[Block]] = {}
-        for block in blocks:
-            by_shape.setdefault((block.rows, block.columns), []).append(block)
-        size = sum(len(members) * rows * columns for (rows, columns), members in by_shape.items())
-        self.gradients, self.steps, self.momenta = (torch.zeros(size, dtype=dtype, device=device) for _ in range(3))
-        self.stacks: list[BlockStack] = []
-        self._parameters: list[nn.Parameter] = []
-        self._gradient_views: list[Tensor] = []
-        self._step_views: list[Tensor] = []
-        self._live: list[int] = []
-        start = 0
-        for (rows, columns), members in by_shape.items():
-            end = start + len(members) * rows * columns
-            gradients, steps, momenta = (
-                flat[start:end].view(len(members), rows, columns) for flat in (self.gradients, self.steps, self.momenta)
-            )
-            self.stacks.append(BlockStack(members, gradients, steps, momenta))
-            for block, gradient, step in zip(members, gradients, steps, strict=True):
-                self._parameters += block.parameters
-                self._gradient_views += block.views(gradient)
-                self._step_views += block.views(step)
-            start = end
-
-    def collect(self, weight_decay: float) -> None:
-        """Copies the parameters' gradients, 0 where there is none, plus weight decay."""
-        grads = [p.grad for p in self._parameters]
-        self._live = [k for k, grad in enumerate(grads) if grad is not None]
-        if len(self._live) < len(grads):
-            self.gradients.zero_()
-        views, parameters = self._of_live(self._gradient_views), self._of_live(self._parameters)
-        torch._foreach_copy_(views, [grad for grad in grads if grad is not None])
-        if weight_decay:
-            torch._foreach_add_(views, parameters, alpha=weight_decay)
-
-    def precondition(self) -> None:
-        """Turns `gradients` into `steps`."""
-        for stack in self.stacks:
-            stack.precondition()
-
-    def alignment(self, lr: float | Tensor) -> Tensor:
-        """Returns lr² · stepsᵀ gradients, at least the quadratic form of a step of `lr` times `steps`."""
-        return torch.dot(self.gradients, self.steps) * lr**2
-
-    def move(self, scale: float | Tensor, lr: float | Tensor, momentum: float) -> None:
-        """Turns `steps` into −lr · (momentum · momenta + scale · steps) and adds it to the parameters.
-
-        Args:
-            scale: a number, or a tensor that is NaN where the step is to be skipped.
-            lr: learning rate.
-            momentum: of the group; with 0 no momenta are kept.
-        """
-        keep: float | Tensor = momentum
-        if isinstance(scale, Tensor):
-            sound = ~scale.isnan()
-            self.steps.nan_to_num_(0, 0, 0)
-            scale, keep, lr = scale.nan_to_num(0), torch.where(sound, momentum, 1.0), torch.where(sound, lr, 0.0)
-        if momentum:
-            self.momenta.mul_(keep).add_(self.steps.mul_(scale))
-            torch.mul(self.momenta, -lr, out=self.steps)
-        else:
-            self.steps.mul_(-lr * scale)
-        torch._foreach_add_(self._of_live(self._parameters), self._of_live(self._step_views))
-
-    def foretold(self) -> Tensor:
-        """Returns ∇ᵀδ + ½ δᵀFδ for the δ just applied, F undamped: the change of loss the quadratic model foretells."""
-        curvature = reduce(torch.add, (stack.curvature_along(stack.steps) for stack in self.stacks))
-        return torch.dot(self.gradients, self.steps) + curvature / 2
-
-    def _of_live(self, things: Sequence[Tensor]) -> list[Tensor]:
-        return [things[k] for k in self._live]
+    def _saved(self, index: int) -> dict[str, Tensor]:
+        names = ("row_factors", "column_factors", "row_inverses", "column_inverses", "momenta")
+        saved: dict[str, Tensor] = {name: getattr(self, name)[index] for name in names}
+        if self.moments is not None:
+            saved |= {"first_moments": self.moments[0][index], "second_moments": self.moments[1][index]}
+        return saved

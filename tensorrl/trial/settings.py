@@ -56,6 +56,11 @@ class Settings(BaseModel):
     learning_rate: float = Field(1e-4, ge=1e-12, le=100, description="step size")
     adam_epsilon: float = Field(1.5e-4, ge=1e-12, le=100, description="Adam's ε")
     kfac_damping: float = Field(0.01, ge=1e-12, le=1e6, description="K-FAC's Tikhonov damping λ")
+    kfac_damping_end: float | None = Field(
+        None, ge=1e-12, le=1e6, description="λ after its geometric decay; none: λ stays"
+    )
+    kfac_damping_decay: int = Field(10_000, ge=1, le=MOST_STEPS, description="updates of λ's decay")
+    kfac_relative_damping: bool = Field(False, description="λ in units of each layer's mean curvature")
     kfac_factor_decay: float = Field(0.95, ge=0, lt=1, description="of K-FAC's moving averages")
     kfac_curvature_interval: int = Field(
         10, ge=1, le=1_000_000, description="updates between two observations of curvature"
@@ -64,6 +69,10 @@ class Settings(BaseModel):
         100, ge=1, le=1_000_000, description="updates between two refreshes of the inverses"
     )
     kfac_clip: float = Field(1e-3, ge=1e-12, le=1e12, description="how far an update may move predictions, in nats")
+    kfac_trust_region: float | None = Field(
+        None, ge=1e-12, le=1e3, description="KL divergence of an update on its batch, in nats; takes kfac_clip's place"
+    )
+    kfac_graft: bool = Field(False, description="K-FAC's direction with Adam's length; takes kfac_clip's place")
     kfac_momentum: float = Field(0.9, ge=0, lt=1, description="of K-FAC's steps")
     gradient_norm: float = Field(10.0, ge=1e-6, le=1e12, description="largest global L2 norm of a gradient")
     batch_size: int = Field(32, ge=1, le=2_048, description="transitions an update")

@@ -20,6 +20,8 @@ from tensorrl.learning.step import Stepper
 from tensorrl.networks.qnetwork import QNetwork
 from tensorrl.networks.spec import NetworkSpec
 from tensorrl.optimizers.adam import FusedAdam
+from tensorrl.optimizers.damping import Damping, GeometricDecay
+from tensorrl.optimizers.grafting import AdamLength
 from tensorrl.optimizers.kfac import KFAC
 from tensorrl.trial.settings import Settings, network_spec, replay_slots
 
@@ -179,11 +181,14 @@ def make_optimizer(settings: Settings, network: QNetwork, seed: int) -> torch.op
         return KFAC(
             network,
             lr=settings.learning_rate,
-            damping=settings.kfac_damping,
+            damping=_damping(settings),
+            relative_damping=settings.kfac_relative_damping,
             factor_decay=settings.kfac_factor_decay,
             curvature_interval=settings.kfac_curvature_interval,
             inverse_interval=settings.kfac_inverse_interval,
             kl_clip=settings.kfac_clip,
+            trust_region=settings.kfac_trust_region,
+            graft=AdamLength(epsilon=settings.adam_epsilon) if settings.kfac_graft else None,
             momentum=settings.kfac_momentum,
             likelihood="categorical" if settings.atoms > 1 else "gaussian",
             generator=torch.Generator(network.support.device).manual_seed(seed),
@@ -195,6 +200,12 @@ def make_optimizer(settings: Settings, network: QNetwork, seed: int) -> torch.op
         # Its count of steps stays on the device, as a recorded step needs it.
         capturable=network.support.is_cuda,
     )
+
+
+def _damping(settings: Settings) -> Damping:
+    if settings.kfac_damping_end is None:
+        return settings.kfac_damping
+    return GeometricDecay(settings.kfac_damping, settings.kfac_damping_end, settings.kfac_damping_decay)
 
 
 def build_network(spec: NetworkSpec, seed: int) -> QNetwork:

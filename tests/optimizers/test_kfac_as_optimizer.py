@@ -319,8 +319,8 @@ def test_a_captured_cuda_graph_applies_steps_with_refreshed_inverses_and_changed
             with torch.no_grad():
                 for name, parameter in net.named_parameters():
                     parameter.copy_(before[name])
-            for arena in optimizer._arenas:
-                arena.momenta.zero_()
+            for flat in optimizer._blocks._flats:
+                flat.momenta.zero_()
         for k, batch in enumerate(batches):
             x.copy_(batch[0])
             y.copy_(batch[1])

@@ -114,22 +114,22 @@ def test_a_gradient_that_is_not_finite_skips_the_step_and_leaves_momentum(value:
 def test_without_waiting_for_the_device_a_step_that_is_not_finite_is_skipped_as_well() -> None:
     # What runs on an accelerator, where the scale stays a tensor.
     net, twin = _net(), _net()
-    arenas = []
+    flats = []
     for model in (net, twin):
         optimizer = KFAC(model, lr=0.1)
         step(optimizer, model, torch.ones(8, 1, 4, 4), _loss)
-        (arena,) = optimizer._arenas
-        arena.collect(0.0)
-        arenas.append(arena)
-    before, momenta = parameters_of(net), arenas[0].momenta.clone()
+        (flat,) = optimizer._blocks._flats
+        flat.collect(0.0)
+        flats.append(flat)
+    before, momenta = parameters_of(net), flats[0].momenta.clone()
     with torch.no_grad():
-        arenas[0].steps.fill_(math.nan)
-        arenas[0].move(torch.tensor(math.nan), 0.1, 0.9)
+        flats[0].steps.fill_(math.nan)
+        flats[0].move(torch.tensor(math.nan), 0.1, 0.9)
         assert all(torch.equal(p, before[name]) for name, p in net.named_parameters())
-        assert torch.equal(arenas[0].momenta, momenta)
-        for arena, scale in zip(arenas, (torch.tensor(0.5), 0.5), strict=True):
-            arena.steps.fill_(0.01)
-            arena.move(scale, 0.1, 0.9)
+        assert torch.equal(flats[0].momenta, momenta)
+        for flat, scale in zip(flats, (torch.tensor(0.5), 0.5), strict=True):
+            flat.steps.fill_(0.01)
+            flat.move(scale, 0.1, 0.9)
     assert not torch.equal(net[0].weight, before["0.weight"])
     for one, two in zip(net.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(one, two)

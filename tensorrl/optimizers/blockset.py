@@ -1,0 +1,121 @@
+"""All curvature blocks of a module, as the optimizer sees them: observed, preconditioned and moved at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tensorrl.errors import InputError
+from tensorrl.optimizers.blocks import LayerCurvature
+from tensorrl.optimizers.curvature import KroneckerFactors
+from tensorrl.optimizers.flat import FlatBlocks
+from tensorrl.optimizers.soundness import Soundness
+
+Groups = Sequence[Mapping[str, Any]]
+"""Parameter groups with "lr", "momentum" and "weight_decay"."""
+
+
+class BlockSet:
+    """Blocks of all parameter groups.
+
+    Args:
+        flats: one for each group, dtype and device.
+    """
+
+    def __init__(self, flats: Sequence[FlatBlocks]) -> None:
+        self._flats = list(flats)
+        self.stacks = [stack for flat in flats for stack in flat.stacks]
+        self._places = {block: (stack, k) for stack in self.stacks for k, block in enumerate(stack.blocks)}
+
+    def factors(self) -> dict[str, KroneckerFactors]:
+        """Returns the moving averages of A and G by block name, not copied."""
+        return {
+            block.name: block.of_axes(stack.row_factors[k], stack.column_factors[k])
+            for block, (stack, k) in self._places.items()
+        }
+
+    def absorb(
+        self, found: Mapping[LayerCurvature, Iterable[KroneckerFactors]], decay: float, soundness: Soundness, step: int
+    ) -> bool:
+        """Moves the averages by one observation, but for factors that are not finite; returns whether any moved."""
+        pairs = [(block, factors) for layer in found for block, factors in zip(layer.blocks, found[layer], strict=True)]
+        pairs = [(block, factors) for block, factors in pairs if block in self._places]
+        sound = soundness.of_factors(pairs, step)
+        for (block, factors), finite in zip(pairs, sound, strict=True):
+            if finite:
+                stack, k = self._places[block]
+                stack.update(k, factors, decay)
+        return any(sound)
+
+    def unseen(self) -> list[str]:
+        """Names of blocks never observed."""
+        return [block.name for block, (stack, k) in self._places.items() if not stack.updates[k]]
+
+    def precondition(self, groups: Groups) -> None:
+        """Collects gradients with their weight decay, and preconditions them."""
+        for flat in self._flats:
+            flat.collect(groups[flat.group]["weight_decay"])
+            flat.precondition()
+
+    def alignment(self, groups: Groups) -> Tensor:
+        """Returns lr² pᵀ∇ of the preconditioned gradient p."""
+        return reduce(torch.add, (flat.alignment(groups[flat.group]["lr"]) for flat in self._flats))
+
+    def turn(self, groups: Groups, scale: float | Tensor, reach: Tensor | None) -> None:
+        """Makes steps of preconditioned gradients, with `reach` times the learning rates; see `FlatBlocks.turn`."""
+        for flat in self._flats:
+            group = groups[flat.group]
+            flat.turn(scale, group["lr"] if reach is None else group["lr"] * reach, group["momentum"])
+
+    def shorten(self, factor: Tensor) -> None:
+        """Scales the steps made before they are added."""
+        for flat in self._flats:
+            flat.steps.mul_(factor)
+
+    def add(self) -> None:
+        """Adds the steps made to the parameters."""
+        for flat in self._flats:
+            flat.add()
+
+    def rescale(self, factor: Tensor) -> None:
+        """Makes the steps just taken `factor` times as long."""
+        for flat in self._flats:
+            flat.rescale(factor)
+
+    def curvature(self) -> Tensor:
+        """Returns δᵀFδ of the steps made, F undamped."""
+        return reduce(torch.add, (flat.curvature() for flat in self._flats))
+
+    def predicted_change(self) -> Tensor:
+        """Returns the change of loss that the quadratic model predicts of the steps just taken."""
+        return reduce(torch.add, (flat.predicted_change() for flat in self._flats))
+
+    def get_state(self) -> dict[str, dict[str, Tensor | int]]:
+        """Returns copies of every block's state by name."""
+        return {block.name: stack.state_of(k) for block, (stack, k) in self._places.items()}
+
+    def set_state(self, state: Mapping[str, dict[str, Tensor | int]]) -> None:
+        """Puts back what `get_state` gave.
+
+        Raises:
+            InputError: the state is of other blocks, or of blocks with other state.
+        """
+        mine, theirs = {block.name for block in self._places}, set(state)
+        if mine != theirs:
+            raise InputError(f"state_dict: blocks differ from the module's: {', '.join(sorted(mine ^ theirs))}")
+        for block, (stack, k) in self._places.items():
+            stack.set_state_of(k, state[block.name])
+
+    def counts(self) -> list[Tensor]:
+        """Returns copies of how many gradients grafted steps have seen; empty without grafting."""
+        return [flat.moments.count.clone() for flat in self._flats if flat.moments is not None]
+
+    def set_counts(self, counts: Sequence[Any]) -> None:
+        """Puts back what `counts` gave."""
+        moments = [flat.moments for flat in self._flats if flat.moments is not None]
+        for mine, count in zip(moments, counts, strict=True):
+            mine.count.copy_(torch.as_tensor(count))

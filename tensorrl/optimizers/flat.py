@@ -1,0 +1,153 @@
+"""The flat vectors behind all blocks, and what a step does with them.
+
+One step of a small network is bound by the number of operations, not by their size. So all gradients, preconditioned
+gradients and momenta of a parameter group are slices of three flat vectors, on which norms and momentum are one
+operation each. The memory never moves, so a captured CUDA graph keeps seeing the current values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import reduce
+
+import torch
+from torch import Tensor, nn
+
+from tensorrl.optimizers.blocks import Block
+from tensorrl.optimizers.grafting import AdamLength, AdamMoments
+from tensorrl.optimizers.stacks import BlockStack
+
+
+class FlatBlocks:
+    """All blocks of one parameter group, device and dtype, and the flat vectors that they are slices of.
+
+    Attributes:
+        group: index of the parameter group.
+        stacks: the blocks, by shape.
+        gradients: flat vector of all blocks' gradients.
+        steps: flat vector of what is made of them: preconditioned gradients, and after `move` the step taken.
+        momenta: flat vector.
+        moments: Adam's, where steps are grafted.
+    """
+
+    def __init__(
+        self,
+        group: int,
+        blocks: Iterable[Block],
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        graft: AdamLength | None = None,
+    ) -> None:
+        self.group = group
+        by_shape: dict[tuple[int, int], list[Block]] = {}
+        for block in blocks:
+            by_shape.setdefault((block.rows, block.columns), []).append(block)
+        sizes = [rows * columns for (rows, columns), members in by_shape.items() for _ in members]
+        self.gradients, self.steps, self.momenta = (
+            torch.zeros(sum(sizes), dtype=dtype, device=device) for _ in range(3)
+        )
+        self.moments = None if graft is None else AdamMoments(graft, self.gradients)
+        self._sizes = torch.tensor(sizes, device=device)
+        self._slices = list(self.steps.split(sizes))
+        self._adams_slices = [] if self.moments is None else self.moments.slices_of(sizes)
+        self.stacks: list[BlockStack] = []
+        self._parameters: list[nn.Parameter] = []
+        self._gradient_views: list[Tensor] = []
+        self._step_views: list[Tensor] = []
+        self._live: list[int] = []
+        vectors = [self.gradients, self.steps, self.momenta]
+        if self.moments is not None:
+            vectors += [self.moments.first, self.moments.second]
+        start = 0
+        for (rows, columns), members in by_shape.items():
+            end = start + len(members) * rows * columns
+            gradients, steps, momenta, *moments = (
+                flat[start:end].view(len(members), rows, columns) for flat in vectors
+            )
+            pair = (moments[0], moments[1]) if moments else None
+            self.stacks.append(BlockStack(members, gradients, steps, momenta, pair))
+            for block, gradient, step in zip(members, gradients, steps, strict=True):
+                self._parameters += block.parameters
+                self._gradient_views += block.views(gradient)
+                self._step_views += block.views(step)
+            start = end
+
+    def collect(self, weight_decay: float) -> None:
+        """Copies the parameters' gradients, 0 where there is none, plus weight decay."""
+        grads = [p.grad for p in self._parameters]
+        self._live = [k for k, grad in enumerate(grads) if grad is not None]
+        if len(self._live) < len(grads):
+            self.gradients.zero_()
+        views, parameters = self._of_live(self._gradient_views), self._of_live(self._parameters)
+        torch._foreach_copy_(views, [grad for grad in grads if grad is not None])
+        if weight_decay:
+            torch._foreach_add_(views, parameters, alpha=weight_decay)
+
+    def precondition(self) -> None:
+        """Turns `gradients` into `steps`."""
+        for stack in self.stacks:
+            stack.precondition()
+
+    def alignment(self, lr: float | Tensor) -> Tensor:
+        """Returns lr² · stepsᵀ gradients, at least the quadratic form of a step of `lr` times `steps`."""
+        return torch.dot(self.gradients, self.steps) * lr**2
+
+    def move(self, scale: float | Tensor, lr: float | Tensor, momentum: float) -> None:
+        """Turns `steps` into −lr · (momentum · momenta + scale · steps) and adds it to the parameters.
+
+        Where steps are grafted, each block's is first given lr times the length of Adam's.
+
+        Args:
+            scale: a number, or a tensor that is NaN where the step is to be skipped.
+            lr: learning rate.
+            momentum: of the group; with 0 no momenta are kept.
+        """
+        self.turn(scale, lr, momentum)
+        self.add()
+
+    def add(self) -> None:
+        """Adds `steps` to the parameters."""
+        torch._foreach_add_(self._of_live(self._parameters), self._of_live(self._step_views))
+
+    def turn(self, scale: float | Tensor, lr: float | Tensor, momentum: float) -> None:
+        """Does what `move` does but for adding the step to the parameters."""
+        keep: float | Tensor = momentum
+        sound: Tensor | None = None
+        if isinstance(scale, Tensor):
+            sound = ~scale.isnan()
+            self.steps.nan_to_num_(0, 0, 0)
+            scale, keep, lr = scale.nan_to_num(0), torch.where(sound, momentum, 1.0), torch.where(sound, lr, 0.0)
+        if momentum:
+            self.momenta.mul_(keep).add_(self.steps.mul_(scale))
+            torch.mul(self.momenta, -lr, out=self.steps)
+        else:
+            self.steps.mul_(-lr * scale)
+        if self.moments is not None:
+            self.moments.observe(self.gradients, sound)
+            self._graft(lr)
+
+    def _graft(self, lr: float | Tensor) -> None:
+        assert self.moments is not None
+        mine = torch.stack(torch._foreach_norm(self._slices))
+        ratios = self.moments.lengths(self._adams_slices) * lr / mine
+        # A block that does not move has no direction to be lengthened.
+        ratios = torch.where(mine > 0, ratios, 0)
+        self.steps.mul_(ratios.repeat_interleave(self._sizes, output_size=len(self.steps)))
+
+    def rescale(self, factor: Tensor) -> None:
+        """Makes the step just taken `factor` times as long."""
+        torch._foreach_sub_(self._of_live(self._parameters), self._of_live(self._step_views))
+        self.steps.mul_(factor)
+        self.add()
+
+    def curvature(self) -> Tensor:
+        """Returns δᵀFδ of the step δ just made, F undamped."""
+        return reduce(torch.add, (stack.curvature_along(stack.steps) for stack in self.stacks))
+
+    def predicted_change(self) -> Tensor:
+        """Returns ∇ᵀδ + ½ δᵀFδ for the δ just applied, F undamped: the change of loss the quadratic model predicts."""
+        return torch.dot(self.gradients, self.steps) + self.curvature() / 2
+
+    def _of_live(self, things: Sequence[Tensor]) -> list[Tensor]:
+        return [things[k] for k in self._live]

@@ -63,13 +63,21 @@ class Block:
         return KroneckerFactors(rows, columns) if self.inputs_on_rows else KroneckerFactors(columns, rows)
 
 
+class NoBlockError(Exception):
+    """A layer of a registered type that has no curvature block after all; says why."""
+
+
 class LayerCurvature(ABC):
     """Blocks of one layer.
 
     Attributes:
         name: the layer's name in its module.
         blocks: one for each matrix of trainable parameters; frozen parameters have none.
+        example_dims: dimensions of one example's input where the layer takes examples without a batch; None where it
+            does not.
     """
+
+    example_dims: int | None = None
 
     def __init__(self, name: str, layer: nn.Module) -> None:
         self.name = name
@@ -99,7 +107,12 @@ def register_block(layer_type: type[nn.Module], curvature: type[LayerCurvature])
 
 
 def layer_curvature(name: str, layer: nn.Module) -> LayerCurvature | None:
-    """Returns the curvature of a layer, by the nearest registered type it inherits from; None if there is none."""
+    """Returns the curvature of a layer, by the nearest registered type it inherits from; None if there is none.
+
+    Raises:
+        NoBlockError: the type has one, but this layer cannot: a weight that is computed from others, as by
+            `nn.utils.parametrizations` and pruning, or a convolution of several groups.
+    """
     for kind in type(layer).__mro__:
         if kind in _REGISTRY:
             return _REGISTRY[kind](name, layer)
@@ -109,10 +122,10 @@ def layer_curvature(name: str, layer: nn.Module) -> LayerCurvature | None:
 class LinearCurvature(LayerCurvature):
     """`nn.Linear` and its like, shared over all axes between the batch and the features (Martens & Grosse 2015)."""
 
+    example_dims = 1
+
     def _name_blocks(self, layer: nn.Module) -> list[Block]:
-        weight, bias = layer.weight, layer.bias
-        assert isinstance(weight, nn.Parameter)
-        assert bias is None or isinstance(bias, nn.Parameter)
+        weight, bias = own_parameter(layer, "weight"), None if layer.bias is None else own_parameter(layer, "bias")
         rows, trained_bias = weight.shape[0], bias if bias is not None and bias.requires_grad else None
         if weight.requires_grad:
             return [Block(self.name, weight, rows, weight[0].numel(), bias=trained_bias)]
@@ -141,9 +154,10 @@ class Conv2dCurvature(LinearCurvature):
     def __init__(self, name: str, layer: nn.Module) -> None:
         assert isinstance(layer, nn.Conv2d)
         if layer.groups != 1:
-            raise InputError(f"{name}: a convolution of {layer.groups} groups, only groups=1 has a curvature block")
+            raise NoBlockError(f"a convolution of {layer.groups} groups, only groups=1 has a block")
         super().__init__(name, layer)
         self._takes_patches = bool(getattr(layer, "takes_patches", False))
+        self.example_dims = 2 if self._takes_patches else 3
         self._kernel, self._stride, self._dilation = layer.kernel_size, layer.stride, layer.dilation
         self._mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
         self._padding = self._four_sides(layer)
@@ -174,17 +188,19 @@ class RegressionCurvature(LayerCurvature):
     def __init__(self, name: str, layer: nn.Module) -> None:
         assert isinstance(layer, TensorRegression)
         self._layer = layer
-        self._bias = layer.bias if layer.bias is not None and layer.bias.requires_grad else None
+        bias = None if layer.bias is None else own_parameter(layer, "bias")
+        self._bias = bias if bias is not None and bias.requires_grad else None
+        self.example_dims = len(layer.in_shape)
         super().__init__(name, layer)
 
     def _name_blocks(self, layer: nn.Module) -> list[Block]:
         modes_in = len(self._layer.in_shape)
-        weights = list(self._layer.factors)
+        weights = [own_parameter(layer, f"factor_{k}") for k in range(len(self._layer.factors))]
         axes = [1 if w.dim() == 2 or k >= modes_in else 2 for k, w in enumerate(weights)]
         on_rows = [k < modes_in or w.dim() == 3 for k, w in enumerate(weights)]
         names = [f"{self.name}.factors.{k}" for k in range(len(weights))]
         if self._layer.core is not None:
-            weights, axes, on_rows = [*weights, self._layer.core], [*axes, modes_in], [*on_rows, True]
+            weights, axes, on_rows = [*weights, own_parameter(layer, "core")], [*axes, modes_in], [*on_rows, True]
             names.append(f"{self.name}.core")
         blocks = [
             Block(label, weight, math.prod(weight.shape[:axis]), math.prod(weight.shape[axis:]), inputs_on_rows=rows)
@@ -221,6 +237,21 @@ class RegressionCurvature(LayerCurvature):
         core = self._layer.core
         assert core is not None
         return tucker_maps(x, g, factors, core.detach().to(x.dtype))
+
+
+def own_parameter(layer: nn.Module, name: str) -> nn.Parameter:
+    """Returns a parameter that is the layer's own.
+
+    Raises:
+        NoBlockError: what bears that name is computed from other parameters.
+        InputError: it has no values yet.
+    """
+    value = getattr(layer, name)
+    if isinstance(value, nn.parameter.UninitializedParameter):
+        raise InputError(f"{type(layer).__name__}: has no weights yet; run a forward pass before K-FAC is made")
+    if not isinstance(value, nn.Parameter):
+        raise NoBlockError(f"its {name} is computed from other parameters")
+    return value
 
 
 def _bias_matrix(shape: torch.Size) -> tuple[int, int]:

@@ -23,6 +23,8 @@ FisherLoss = Callable[[Tensor | None, Tensor | None, Tensor | None], Tensor]
 class _Call(NamedTuple):
     inputs: Tensor
     output: GradientEdge
+    single: bool
+    """Whether it took one example, without a batch."""
 
 
 class Capture:
@@ -53,10 +55,11 @@ class Capture:
         self._calls: list[tuple[LayerCurvature, _Call]] = []
         self._sums: dict[LayerCurvature, list[KroneckerFactors]] = {}
         self._observations = 0
+        self._observing = False
 
     def __enter__(self) -> Capture:
         if self.active:
-            self._handles = [layer.register_forward_hook(self._keep) for layer in self._layers]
+            self._handles = [layer.register_forward_hook(self._keep, with_kwargs=True) for layer in self._layers]
         return self
 
     def __exit__(
@@ -75,13 +78,15 @@ class Capture:
             handle.remove()
         self._handles, self._calls = [], []
 
-    def _keep(self, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> Tensor | None:
-        # A pass without gradients, e.g. a target's, is none of ours.
-        if not (isinstance(output, Tensor) and output.requires_grad):
+    def _keep(self, layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> Tensor | None:
+        # A pass without gradients, e.g. a target's, is none of ours, nor what activation checkpointing runs again.
+        if self._observing or not (isinstance(output, Tensor) and output.requires_grad):
             return None
         # Work in place on a view (`F.linear` of three axes returns one) would cut this place out of the graph.
         kept: Tensor = output.clone() if output._is_view() else output
-        self._calls.append((self._layers[layer], _Call(inputs[0].detach(), get_gradient_edge(kept))))
+        curvature, given = self._layers[layer], (*inputs, *named.values())[0].detach()
+        single = given.dim() == curvature.example_dims
+        self._calls.append((curvature, _Call(given[None] if single else given, get_gradient_edge(kept), single)))
         return kept
 
     def observe(
@@ -102,7 +107,11 @@ class Capture:
             raise InputError("observe(): no layer with curvature ran inside curvature() with gradients enabled")
         edges = [call.output for _, call in self._calls]
         scalar = self._fisher_loss(outputs, loss, weights)
-        gradients = torch.autograd.grad(scalar, edges, retain_graph=True, allow_unused=True)
+        self._observing = True
+        try:
+            gradients = torch.autograd.grad(scalar, edges, retain_graph=True, allow_unused=True)
+        finally:
+            self._observing = False
         with torch.no_grad():
             for layer, (inputs, captured) in self._by_layer(gradients).items():
                 self._add(layer, self._layer_factors(layer, inputs, captured))
@@ -116,7 +125,7 @@ class Capture:
             if gradient is not None:
                 inputs, captured = found.setdefault(layer, ([], []))
                 inputs.append(call.inputs)
-                captured.append(gradient)
+                captured.append(gradient[None] if call.single else gradient)
         return found
 
     def _layer_factors(

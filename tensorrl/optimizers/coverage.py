@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tensorrl.errors import InputError, unknown
-from tensorrl.optimizers.blocks import Block, LayerCurvature, layer_curvature
+from tensorrl.optimizers.blocks import Block, LayerCurvature, NoBlockError, layer_curvature
 from tensorrl.optimizers.flat import FlatBlocks
 from tensorrl.optimizers.grafting import AdamLength
 
@@ -23,10 +23,29 @@ FALLBACKS: dict[str, Callable[[list[nn.Parameter]], Optimizer]] = {
 }
 
 
-def find_layers(module: nn.Module) -> dict[nn.Module, LayerCurvature]:
-    """Returns the curvature of every layer of a module that has one and any trained parameter."""
-    found = {layer: layer_curvature(name or "module", layer) for name, layer in module.named_modules()}
-    return {layer: curvature for layer, curvature in found.items() if curvature is not None and curvature.blocks}
+def find_layers(module: nn.Module) -> tuple[dict[nn.Module, LayerCurvature], dict[nn.Parameter, str]]:
+    """Finds the curvature of every layer of a module that has one and any trained parameter.
+
+    Returns:
+        Curvature by layer; and why parameters of layers that look alike have none.
+    """
+    found: dict[nn.Module, LayerCurvature] = {}
+    reasons: dict[nn.Parameter, str] = {}
+    # Attention works on the weights of its projection without calling it.
+    uncalled = {
+        part for layer in module.modules() if isinstance(layer, nn.MultiheadAttention) for part in layer.children()
+    }
+    for name, layer in module.named_modules():
+        try:
+            if layer in uncalled:
+                raise NoBlockError("attention uses it without calling it")
+            curvature = layer_curvature(name or "module", layer)
+        except NoBlockError as reason:
+            reasons |= dict.fromkeys(layer.parameters(), str(reason))
+            continue
+        if curvature is not None and curvature.blocks:
+            found[layer] = curvature
+    return found, reasons
 
 
 def parameter_groups(module: nn.Module, groups: Iterable[dict[str, Any]] | None) -> list[dict[str, Any]]:
@@ -90,7 +109,12 @@ def _sorted_places(
     return sorted(by_place.items(), key=lambda item: item[0][0])
 
 
-def make_fallback(module: nn.Module, uncovered: list[nn.Parameter], fallback: Fallback | None) -> Optimizer | None:
+def make_fallback(
+    module: nn.Module,
+    uncovered: list[nn.Parameter],
+    fallback: Fallback | None,
+    reasons: Mapping[nn.Parameter, str],
+) -> Optimizer | None:
     """Returns the optimizer of the parameters without a block, None if there are none.
 
     Raises:
@@ -103,7 +127,9 @@ def make_fallback(module: nn.Module, uncovered: list[nn.Parameter], fallback: Fa
     if fallback is None:
         names = [name for name, p in module.named_parameters() if any(p is u for u in uncovered)]
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        known = ", ".join(sorted({reasons[p] for p in uncovered if p in reasons}))
         raise InputError(
-            f"{shown}: no curvature block covers this; name a fallback (adam, sgd or a function), or freeze it"
+            f"{shown}: no curvature block covers this{f' ({known})' if known else ''}; "
+            "name a fallback (adam, sgd or a function), or freeze it"
         )
     return (FALLBACKS[fallback] if isinstance(fallback, str) else fallback)(uncovered)

@@ -139,12 +139,12 @@ class KFAC(Feedback, Optimizer):
             likelihood=likelihood,
             sharing=sharing,
         )
-        self._layers = find_layers(module)
+        self._layers, reasons = find_layers(module)
         checked = parameter_groups(module, groups)
         flats, uncovered = lay_out(module, self._layers.values(), checked, graft=graft)
+        self._fallback = make_fallback(module, uncovered, fallback, reasons)
         if not flats:
             raise InputError("module: none of its trained parameters has a curvature block, K-FAC has nothing to do")
-        self._fallback = make_fallback(module, uncovered, fallback)
         for group in checked:
             group["params"] = [p for p in group["params"] if not any(p is u for u in uncovered)]
         others = [] if self._fallback is None else [{**g, "fallback": True} for g in self._fallback.param_groups]

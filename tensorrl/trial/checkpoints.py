@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ import zstandard
 from torch import Tensor
 
 from tensorrl import files
+from tensorrl.errors import InputError
+from tensorrl.trial.manifest import FRAMES, MANIFEST, STATE, TENSORS, parse_manifest, segments
+from tensorrl.trial.names import inner_path
 from tensorrl.trial.training import Training
 
 _LEVEL = 3
@@ -83,14 +87,14 @@ def save(training: Training, folder: Path, extra: dict[str, Any] | None = None, 
     Returns:
         The checkpoint's own folder.
     """
-    frames = folder / "frames"
+    frames = folder / FRAMES
     frames.mkdir(parents=True, exist_ok=True)
-    segments = _save_frames(training, frames)
+    needed = _save_frames(training, frames)
     name = f"{training.steps:08d}"
     state = {"training": training.get_state(), "extra": extra or {}}
     final = folder / name
     with files.replacing(final) as draft:
-        _write_state(state, draft, {f"../frames/{path.name}": path for path in segments})
+        _write_state(state, draft, {f"../{FRAMES}/{path.name}": path for path in needed})
         files.remove(final)
     if keep is not None:
         _prune(folder, keep)
@@ -114,18 +118,39 @@ def read(checkpoint: Path) -> dict[str, Any]:
         DamagedCheckpoint: a file is missing or differs from what was written.
     """
     try:
-        manifest = json.loads((checkpoint / "manifest.json").read_text())
-        if not {"state.json", "state.safetensors"} <= manifest.keys():
-            raise DamagedCheckpoint(f"{checkpoint}: manifest.json names no state")
-        for relative, expected in manifest.items():
-            if _sha256(checkpoint / relative) != expected:
-                raise DamagedCheckpoint(f"{checkpoint / relative}: bytes differ from what was written")
-        plain = json.loads((checkpoint / "state.json").read_text())
-        tensors = safetensors.torch.load_file(checkpoint / "state.safetensors")
-    except (OSError, ValueError, AttributeError, safetensors.SafetensorError) as error:
+        for path, expected in _needed(checkpoint).items():
+            if _sha256(path) != expected:
+                raise DamagedCheckpoint(f"{path}: bytes differ from what was written")
+        plain = json.loads((checkpoint / STATE).read_text())
+        tensors = safetensors.torch.load_file(checkpoint / TENSORS)
+        state: dict[str, Any] = unpack(plain, tensors)
+    except InputError as error:
+        raise DamagedCheckpoint(str(error)) from None
+    except (OSError, ValueError, KeyError, RecursionError, safetensors.SafetensorError) as error:
         raise DamagedCheckpoint(f"{checkpoint}: {error}") from None
-    state: dict[str, Any] = unpack(plain, tensors)
     return state
+
+
+def _needed(checkpoint: Path) -> dict[Path, str]:
+    """Returns the digests of a checkpoint's files, each of which is a plain file in the folder of checkpoints.
+
+    Raises:
+        InputError: the manifest names another file, or one that is a device, a pipe or a link to somewhere else.
+        OSError: the manifest or a file cannot be read.
+    """
+    manifest = inner_path(checkpoint, MANIFEST, where=str(checkpoint))
+    needed = {}
+    for name, digest in parse_manifest(_plain(manifest).read_bytes(), where=str(manifest)).items():
+        above = name.startswith("../")
+        path = inner_path(checkpoint / ".." if above else checkpoint, name.removeprefix("../"), where=str(manifest))
+        needed[_plain(path)] = digest
+    return needed
+
+
+def _plain(path: Path) -> Path:
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: is no plain file")
+    return path
 
 
 def restore(training: Training, checkpoint: Path) -> dict[str, Any]:
@@ -140,7 +165,7 @@ def restore(training: Training, checkpoint: Path) -> dict[str, Any]:
 def put_back(training: Training, checkpoint: Path, state: dict[str, Any]) -> dict[str, Any]:
     """As `restore`, with what `read` gave."""
     training.set_state(state["training"])
-    _load_frames(training, checkpoint.parent / "frames")
+    _load_frames(training, checkpoint)
     extra: dict[str, Any] = state["extra"]
     return extra
 
@@ -168,21 +193,13 @@ def _write_state(state: dict[str, Any], folder: Path, frames: dict[str, Path]) -
     folder.mkdir()
     tensors: dict[str, Tensor] = {}
     plain = pack(state, tensors)
-    safetensors.torch.save_file(tensors, folder / "state.safetensors")
-    (folder / "state.json").write_text(json.dumps(plain))
-    needed = {name: folder / name for name in ("state.json", "state.safetensors")} | frames
+    safetensors.torch.save_file(tensors, folder / TENSORS)
+    (folder / STATE).write_text(json.dumps(plain))
+    needed = {name: folder / name for name in (STATE, TENSORS)} | frames
     manifest = {relative: _sha256(path) for relative, path in needed.items()}
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
     for path in folder.iterdir():
         files.sync_to_disk(path)
-
-
-def _segments(frames: Path) -> list[tuple[int, int, Path]]:
-    found = []
-    for path in frames.glob("*-*.zst"):
-        first, last = path.stem.split("-")
-        found.append((int(first), int(last), path))
-    return sorted(found)
 
 
 def _save_frames(training: Training, folder: Path) -> list[Path]:
@@ -190,9 +207,11 @@ def _save_frames(training: Training, folder: Path) -> list[Path]:
     replay = training.replay
     oldest, end = max(0, replay.writes - replay.capacity), replay.writes
     covered, needed = oldest, []
-    for first, last, path in _segments(folder):
+    # What no checkpoint names is of one that was cut short, or a stranger's; neither is known to be whole.
+    known = _named(checkpoints(folder.parent)) or set()
+    for first, last, path in segments(folder):
         # A run continued from an older checkpoint leaves segments that reach past the present.
-        if first <= covered < last <= end:
+        if path.name in known and first <= covered < last <= end:
             needed.append(path)
             covered = last
     if covered < end:
@@ -206,12 +225,12 @@ def _save_frames(training: Training, folder: Path) -> list[Path]:
     return needed
 
 
-def _load_frames(training: Training, folder: Path) -> None:
-    replay = training.replay
+def _load_frames(training: Training, checkpoint: Path) -> None:
+    replay, checked = training.replay, {path.name for path in _needed(checkpoint)}
     oldest, end = max(0, replay.writes - replay.capacity), replay.writes
     covered = oldest
-    for first, last, path in _segments(folder):
-        if not first <= covered < last <= end:
+    for first, last, path in segments(checkpoint.parent / FRAMES):
+        if path.name not in checked or not first <= covered < last <= end:
             continue
         data = bytearray(zstandard.ZstdDecompressor().decompress(path.read_bytes()))
         if training.sources is None:
@@ -231,15 +250,20 @@ def _prune(folder: Path, keep: int) -> None:
     kept = checkpoints(folder)
     for old in kept[:-keep]:
         shutil.rmtree(old)
-    named = set()
-    for checkpoint in kept[-keep:]:
-        try:
-            named |= {Path(name).name for name in json.loads((checkpoint / "manifest.json").read_text())}
-        except (OSError, ValueError):
-            return  # which frames a damaged checkpoint needs is unknown, so all stay
-    for _, _, path in _segments(folder / "frames"):
+    named = _named(kept[-keep:])
+    if named is None:
+        return  # which frames a damaged checkpoint needs is unknown, so all stay
+    for _, _, path in segments(folder / FRAMES):
         if path.name not in named:
             path.unlink()
+
+
+def _named(found: Iterable[Path]) -> set[str] | None:
+    """Returns the names of all files that checkpoints need; None where the manifest of one is damaged."""
+    try:
+        return {path.name for checkpoint in found for path in _needed(checkpoint)}
+    except (OSError, InputError):
+        return None
 
 
 def _sha256(path: Path) -> str:

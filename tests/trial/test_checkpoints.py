@@ -1,3 +1,5 @@
+import json
+import os
 import shutil
 
 import numpy as np
@@ -122,3 +124,55 @@ def test_nothing_of_a_checkpoint_is_pickled(tmp_path):
     assert names == {".json", ".safetensors", ".zst"}
     shutil.rmtree(path)
     assert checkpoints.checkpoints(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["/dev/zero", "../../../etc/hostname", "../frames/../x.zst", "../frames/a-b.zst", "0-1.zst", "extra", "a\0b"],
+)
+def test_a_manifest_names_nothing_but_a_checkpoint_and_its_frames(tmp_path, name):
+    training = make()
+    training.run(30)
+    path = checkpoints.save(training, tmp_path / "checkpoints")
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps(manifest | {name: "0" * 64}))
+    with pytest.raises(checkpoints.DamagedCheckpoint, match=r"manifest\.json: names .*allowed: state\.json") as caught:
+        checkpoints.read(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["state.json", "manifest.json", "frames"])
+@pytest.mark.parametrize("kind", ["device", "pipe", "link", "folder"])
+def test_what_is_no_plain_file_of_the_checkpoint_is_not_read(tmp_path, file, kind):
+    training = make()
+    training.run(30)
+    path = checkpoints.save(training, tmp_path / "checkpoints")
+    victim = next((path.parent / "frames").iterdir()) if file == "frames" else path / file
+    kept = tmp_path / "kept"
+    victim.rename(kept)
+    if kind == "device":
+        victim.symlink_to("/dev/zero")
+    elif kind == "pipe":
+        os.mkfifo(victim)
+    elif kind == "link":
+        victim.symlink_to(kept)  # the very bytes, elsewhere
+    else:
+        victim.mkdir()
+    with pytest.raises(checkpoints.DamagedCheckpoint) as caught:
+        checkpoints.read(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_lies_among_the_frames_is_left_alone(tmp_path):
+    training = make()
+    training.run(30)
+    checkpoints.save(training, tmp_path)
+    strays = [tmp_path / "frames" / name for name in ("a-b.zst", "1-.zst", "-.zst", "1-2-3.zst", "notes.zst")]
+    # Frames by its name, of which no checkpoint knows.
+    strays.append(tmp_path / "frames" / "0000000000-0000000001.zst")
+    for stray in strays:
+        stray.write_bytes(b"no frames")
+    again = make()
+    checkpoints.restore(again, checkpoints.checkpoints(tmp_path)[-1])
+    again.run(30)
+    checkpoints.restore(make(), checkpoints.save(again, tmp_path))

@@ -29,6 +29,7 @@ from tensorrl.sweeps.grid.cells import KEY_LETTERS, Cell, cells
 from tensorrl.sweeps.grid.files import load_sweep, sweep_yaml
 from tensorrl.sweeps.grid.spec import SweepSpec
 from tensorrl.trial.folder import CELLS_FILE, SWEEPS_FOLDER, read_json, read_trial
+from tensorrl.trial.names import inner_part, is_part
 
 VERSION = 1
 VERSION_FILE = ".store.json"
@@ -216,13 +217,20 @@ def find_sweep(store: Path, wanted: str) -> tuple[str, list[Entry]]:
     if path.is_file():
         spec = load_sweep(path)
         return spec.name, entries(store, cells(spec))
-    held = read_json(sweep_folder(store, wanted) / CELLS_FILE) if "/" not in wanted else None
+    held = read_json(sweep_folder(store, wanted) / CELLS_FILE) if is_part(wanted) else None
     if held is not None:
-        return wanted, [Entry(**entry) for entry in held["cells"]]
+        where = str(sweep_folder(store, wanted) / CELLS_FILE)
+        return wanted, [_held_entry(entry, where) for entry in held["cells"]]
     names = _sweep_names(store)
     if not names or path.suffix in (".yaml", ".yml"):
         raise InputError(f"{wanted}: no such sweep file, and no sweep of that name in {store}")
     raise unknown("sweep", wanted, names, where=str(store))
+
+
+def _held_entry(held: Mapping[str, Any], where: str) -> Entry:
+    entry = Entry(**held)
+    inner_part(entry.folder, where=where)
+    return entry
 
 
 def _sweep_names(store: Path) -> list[str]:

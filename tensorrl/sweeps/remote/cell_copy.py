@@ -7,7 +7,7 @@ digests: what two machines mixed all the same shows as damage, and the checkpoin
 
 from __future__ import annotations
 
-import json
+import logging
 import posixpath
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,13 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from tensorrl import files
+from tensorrl.errors import InputError
 from tensorrl.sweeps.remote.files import Remote, at_once
 from tensorrl.tracking.memory import MEMORY_FILE
 from tensorrl.trial.folder import PROGRESS_FILE, RESULT_FILE, STEP, TRIAL_FILE, read_lines, read_progress
+from tensorrl.trial.manifest import CHECKPOINTS, FRAMES, MANIFEST, parse_manifest
+from tensorrl.trial.names import inner_path
 
-_CHECKPOINTS, _FRAMES, _MANIFEST, _SPECTRA = "checkpoints", "frames", "manifest.json", "spectra"
+_SPECTRA = "spectra"
 _RECORDS = (TRIAL_FILE, PROGRESS_FILE, MEMORY_FILE)
 _KEPT = 2
+_log = logging.getLogger(__name__)
 
 _Signature = tuple[int, int, int]
 
@@ -36,7 +40,8 @@ class Copy:
     """
 
     def __init__(self, remote: Remote, store: Path, name: str) -> None:
-        self.remote, self.name, self.folder = remote, name, store / name
+        self.remote, self.name = remote, name
+        self._store, self.folder = store, inner_path(store, name, where=f"remote {remote.uri}")
         # What is known to be the same here and there.
         self._same: dict[str, _Signature] = {}
 
@@ -59,7 +64,8 @@ class Copy:
         def bring(name: str) -> None:
             content = self.remote.read(f"{self.name}/{name}")
             if content is not None:
-                _put(self.folder / into / name, content)
+                inside = f"{self.name}/{into}/{name}" if into else f"{self.name}/{name}"
+                _put(inner_path(self._store, inside, where=f"remote {self.remote.uri}"), content)
 
         at_once(bring, names)
 
@@ -108,30 +114,27 @@ class CellCopy(Copy):
             steps: their names; none takes the newest two.
         """
         steps = steps or _checkpoints(self._there())[-_KEPT:]
-        into = f".{_CHECKPOINTS}.draft"
+        into = f".{CHECKPOINTS}.draft"
         shutil.rmtree(self.folder / into, ignore_errors=True)
         self.take([name for step in steps for name in self._named(step)], into)
-        if not (self.folder / into / _CHECKPOINTS).is_dir():
+        if not (self.folder / into / CHECKPOINTS).is_dir():
             return
-        shutil.rmtree(self.folder / _CHECKPOINTS, ignore_errors=True)
-        files.move(self.folder / into / _CHECKPOINTS, self.folder / _CHECKPOINTS)
+        shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
+        files.move(self.folder / into / CHECKPOINTS, self.folder / CHECKPOINTS)
         (self.folder / into).rmdir()
         for name in self._here():
             self.note(name)
 
     def _named(self, step: str) -> list[str]:
         """Returns what a checkpoint of the remote consists of."""
-        manifest = f"{_CHECKPOINTS}/{step}/{_MANIFEST}"
+        manifest = f"{CHECKPOINTS}/{step}/{MANIFEST}"
+        content = self.remote.read(f"{self.name}/{manifest}") or b""
         try:
-            listed = [posixpath.normpath(f"{_CHECKPOINTS}/{step}/{name}") for name in self._json(manifest)]
-        except ValueError:
+            listed = parse_manifest(content, where=f"remote {self.remote.uri}: {self.name}/{manifest}")
+        except InputError as error:
+            _log.info("%s", error)
             return []
-        allowed = (f"{_CHECKPOINTS}/{step}/", f"{_CHECKPOINTS}/{_FRAMES}/")
-        return [manifest, *(name for name in listed if name.startswith(allowed))]
-
-    def _json(self, name: str) -> list[str]:
-        content = json.loads(self.remote.read(f"{self.name}/{name}") or b"{}")
-        return list(content) if isinstance(content, dict) else []
+        return [manifest, *(posixpath.normpath(f"{CHECKPOINTS}/{step}/{name}") for name in listed)]
 
     def bring_records(self) -> None:
         """Brings the trial's description, reports and spectra, and its result last.
@@ -157,14 +160,14 @@ class CellCopy(Copy):
         here = self._here()
         # First, because a folder without it is no trial's.
         self.send([TRIAL_FILE])
-        manifests = [name for name in here if name.endswith(f"/{_MANIFEST}")]
+        manifests = [name for name in here if name.endswith(f"/{MANIFEST}")]
         self.send(set(here) - set(manifests))
         self.send(manifests)
         self.send_records()
         if result:
             self.send([RESULT_FILE])
         for name in self._there() if here else ():
-            if name.startswith(f"{_CHECKPOINTS}/") and name not in here:
+            if name.startswith(f"{CHECKPOINTS}/") and name not in here:
                 self.remote.remove(f"{self.name}/{name}")
 
     def send_records(self) -> None:
@@ -182,8 +185,8 @@ class CellCopy(Copy):
 
     def _here(self) -> list[str]:
         """Returns the files of the cell's whole checkpoints. Frames come last, so that none is named in vain."""
-        found = sorted((self.folder / _CHECKPOINTS).glob("[0-9]*/*"))
-        frames = sorted((self.folder / _CHECKPOINTS / _FRAMES).glob("*.zst"))
+        found = sorted((self.folder / CHECKPOINTS).glob("[0-9]*/*"))
+        frames = sorted((self.folder / CHECKPOINTS / FRAMES).glob("*.zst"))
         return [path.relative_to(self.folder).as_posix() for path in (*found, *frames)]
 
     def _there(self) -> list[str]:
@@ -227,7 +230,7 @@ def _last_step(lines: Sequence[Mapping[str, Any]]) -> int:
 def _checkpoints(names: Iterable[str]) -> list[str]:
     """Returns the names of the checkpoints that are whole by these files, oldest first."""
     parts = [name.split("/") for name in names]
-    return sorted(p[1] for p in parts if len(p) == 3 and p[0] == _CHECKPOINTS and p[2] == _MANIFEST and p[1].isdigit())
+    return sorted(p[1] for p in parts if len(p) == 3 and p[0] == CHECKPOINTS and p[2] == MANIFEST and p[1].isdigit())
 
 
 def _signature(path: Path) -> _Signature:

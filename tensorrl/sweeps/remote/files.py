@@ -18,12 +18,14 @@ from urllib.parse import urlsplit
 
 from tensorrl.errors import InputError
 from tensorrl.sweeps.store.disk_space import is_full
+from tensorrl.trial.names import inner
 
 REMOTE_VARIABLE = "TENSORRL_REMOTE"
 PATIENCE = 600.0
 """Seconds that a sweep or a trial goes without its remote before it gives up."""
 _AT_ONCE = 16
 _ALLOWED = "a URI such as s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or file:///FOLDER"
+_WITH_BUCKET = ("s3", "gs", "gcs", "abfs", "abfss", "az")
 _ENVIRONMENT = {
     # Arrow's S3 client would send checksums in a form that few stores but Amazon's own understand.
     "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
@@ -53,6 +55,8 @@ class Remote:
             raise InputError(f"remote {uri!r}: is no URI (allowed: {_ALLOWED})")
         if "@" in parts.netloc:
             raise InputError("remote: holds a user or a password (allowed: credentials by the environment)")
+        if parts.scheme in _WITH_BUCKET and not parts.netloc:
+            raise InputError(f"remote {uri}: names no bucket (allowed: {_ALLOWED})")
         self._files, root = _file_system(uri)
         self._root = root.rstrip("/")
         self._local = self._files.type_name == "local"
@@ -119,14 +123,13 @@ class Remote:
 
         start = self._path(below) if below else self._root
         found = self._files.get_file_info(fs.FileSelector(start, allow_not_found=True, recursive=True))
-        return sorted(
-            info.path[len(self._root) :].lstrip("/")
-            for info in found
-            if info.type == fs.FileType.File and not info.path.endswith(".draft")
-        )
+        above = len(self._root) + 1 if self._root else 0
+        names = (info.path[above:] for info in found if info.type == fs.FileType.File)
+        return sorted(inner(name, where=f"remote {self.uri}") for name in names if not name.endswith(".draft"))
 
     def _path(self, name: str) -> str:
-        return f"{self._root}/{name}"
+        inner(name, where=f"remote {self.uri}")
+        return f"{self._root}/{name}" if self._root else name
 
 
 def _file_system(uri: str) -> tuple[Any, str]:

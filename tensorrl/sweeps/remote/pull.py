@@ -38,9 +38,9 @@ def pull(uri: str, store: Path, *, checkpoints: bool = False) -> dict[str, Any]:
         remote.check_bucket()
         if remote.read(VERSION_FILE) != version_text().encode():
             raise InputError(f"remote {remote.uri}: holds no store of this version of TensorRL (allowed: a --remote)")
+        names = remote.names()
         check_version(store)
         open_store(store)
-        names = remote.names()
         cells = sorted({n.partition("/")[0] for n in names if n.endswith(f"/{TRIAL_FILE}") and not n.startswith(".")})
         at_once(lambda name: _bring(remote, store, name, checkpoints=checkpoints), cells)
         sweeps = _bring_sweeps(remote, store, names)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ def test_files_are_written_listed_read_and_removed(remote: Remote) -> None:
     remote.remove("a/b.txt")
 
 
-@pytest.mark.parametrize("uri", ["runs", "nothing://bucket", "s3:/bucket"])
+@pytest.mark.parametrize("uri", ["runs", "nothing://bucket", "s3:/bucket", "s3://", "gs:///runs"])
 def test_what_is_no_remote_is_refused_in_one_line(uri: str) -> None:
     with pytest.raises(InputError, match="allowed: a URI such as s3://") as caught:
         Remote(uri)
@@ -197,12 +198,38 @@ def test_a_manifest_cannot_name_files_elsewhere(remote: Remote, stores: list[Pat
     names = dict.fromkeys(["state.json", "../../../secret", "../../../../escaped"], "digest")
     remote.write("cell/checkpoints/00000100/manifest.json", json.dumps(names).encode())
     CellCopy(remote, there, "cell").bring()
-    assert sorted(path.name for path in (there / "cell" / "checkpoints").rglob("*")) == [
-        "00000100",
-        "manifest.json",
-        "state.json",
-    ]
-    assert not (there / "secret").exists()
+    assert not list(there.rglob("secret"))
+    # A checkpoint with such a manifest is none.
+    assert not (there / "cell" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["cell/spectra/../../../out.npz", ".sweeps/s/../../../out", "../out", "/out", "cell//x", "cell/a\\b"],
+)
+def test_a_remote_with_a_name_that_leads_out_is_refused_whole(
+    name: str, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    with zipfile.ZipFile(tmp_path / "remote.zip", "w") as archive:
+        archive.writestr(".store.json", '{"version": 1}\n')
+        for file in ("trial.json", "result.json", "progress.jsonl"):
+            archive.writestr(f"cell/{file}", '{"key": "k"}\n')
+        archive.writestr(name, "from outside")
+    said = refused("pull", f"zip://::file://{tmp_path}/remote.zip", "--out", tmp_path / "a" / "store")
+    assert "holds the name" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["remote.zip"]
+
+
+def test_no_link_in_a_store_leads_what_is_pulled_out_of_it(remote: Remote, stores: list[Path], tmp_path: Path) -> None:
+    here, there = stores
+    check_remote(remote)
+    _cell(here, 100)
+    CellCopy(remote, here, "cell").send_cell()
+    (tmp_path / "outside").mkdir()
+    (there / "cell").symlink_to(tmp_path / "outside")
+    with pytest.raises(InputError, match="symbolic link that leads out"):
+        pull(remote.uri, there, checkpoints=True)
+    assert not list((tmp_path / "outside").iterdir())
 
 
 def test_reports_come_only_where_they_go_further(remote: Remote, stores: list[Path]) -> None:

@@ -43,7 +43,7 @@ PHASES = (
     ("sample", "replay", "sample"),
     ("choose, to act and to learn", "agent", "choose"),
     ("send the action", "game", "send"),
-    ("update", "agent", "apply_update"),
+    ("update", "agent", "update"),
     ("priorities", "replay", "update_priorities"),
     ("wait for the frame", "game", "receive"),
     ("lay the frame out", "", "encode"),

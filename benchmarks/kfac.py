@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from benchmarks import kfac_digits
 from tensorrl import system
 from tensorrl.errors import InputError
-from tensorrl.learning.targets import categorical_losses, categorical_projection
+from tensorrl.networks.heads import categorical_losses, categorical_projection
 from tensorrl.networks.matmul import times_transposed
 from tensorrl.networks.qnetwork import QNetwork
 from tensorrl.optimizers.adam import FusedAdam

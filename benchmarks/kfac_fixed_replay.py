@@ -28,7 +28,7 @@ from tensorrl.errors import InputError
 from tensorrl.learning.agent import Agent
 from tensorrl.learning.replay import Batch, Replay
 from tensorrl.learning.schedules import linear
-from tensorrl.learning.targets import categorical_losses, categorical_projection
+from tensorrl.networks.heads import categorical_losses, categorical_projection
 from tensorrl.networks.qnetwork import QNetwork
 from tensorrl.optimizers.fisher import categorical_divergence
 from tensorrl.optimizers.grafting import AdamLength, AdamMoments

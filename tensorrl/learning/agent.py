@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import copy
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tensorrl.learning.replay import Batch
-from tensorrl.learning.targets import categorical_losses, categorical_projection, huber_losses
+from tensorrl.learning.recording import Recorder
+from tensorrl.learning.replay import Batch, Replay
 from tensorrl.networks.qnetwork import QNetwork
-from tensorrl.optimizers.capture import Capture
-from tensorrl.optimizers.kfac import KFAC
+from tensorrl.optimizers.protocol import AgentOptimizer
+
+
+class Lookahead(NamedTuple):
+    """What the network, as it is while the agent acts, makes of a batch's next stacks and of the newest stack."""
+
+    stacks: Tensor
+    """(batch, ...), the next stacks, prepared."""
+    choices: Tensor
+    """(batch,), its greedy actions there."""
+    action: Tensor
+    """(), its greedy action for the newest stack."""
 
 
 def make_target(network: QNetwork) -> QNetwork:
@@ -28,6 +38,9 @@ def make_target(network: QNetwork) -> QNetwork:
 class Agent:
     """A Q-network, its target and its optimizer, with the exploration that goes with them.
 
+    An agent step with an update is `look`, `act` and `update`; one without is `act` alone. What they do with tensors is
+    recorded where the device allows it (`tensorrl.learning.recording`).
+
     Args:
         network: learns, and acts.
         target: bootstraps; a copy of `network`.
@@ -35,34 +48,156 @@ class Agent:
         target_interval: updates between copies of the network to the target.
         gradient_norm: largest global L2 norm of a gradient.
         seed: source of all randomness of acting and learning.
+        recorder: makes recordings; by default one for the network's device.
     """
 
     def __init__(
         self,
         network: QNetwork,
         target: QNetwork,
-        optimizer: torch.optim.Optimizer,
+        optimizer: AgentOptimizer,
         *,
         target_interval: int = 2_000,
         gradient_norm: float = 10.0,
         seed: int = 0,
+        recorder: Recorder | None = None,
     ) -> None:
         self.network, self.target, self.optimizer = network, target, optimizer
         self.target_interval, self.gradient_norm = target_interval, gradient_norm
-        device = network.support.device
-        self.device = device
+        self.device = device = network.support.device
+        self.recorder = Recorder(device) if recorder is None else recorder
         self.updates = 0
         self.loss_sum = torch.zeros((), device=device)
         self.loss_count = 0
-        self._observes = False
-        self._row_numbers = torch.empty(0)
         self.explorer = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, 1])))
         self.generator = torch.Generator(device).manual_seed(seed)
+        self.recorder.register(self.generator)
+        self._beta = torch.zeros((), dtype=torch.float64, device=device)
+        self._row_numbers = torch.empty(0)
         self._parameters = [p for p in network.parameters() if p.requires_grad]
         self._target_pairs = (
             [p.detach() for p in network.parameters()],
             [p.detach() for p in target.parameters()],
         )
+        self._recorded_look = self.recorder.record(self.look_at_sample)
+        self._recorded_choose = self.recorder.record(self.choose_for_newest)
+        self._recorded_learn = self.recorder.record(self.learn)
+
+    def look(self, replay: Replay, batch_size: int, beta: float) -> tuple[Batch, Lookahead]:
+        """Draws this step's noise and the batch of the update to come, and looks ahead from it.
+
+        The next stacks and the newest stack go through the network in one pass. On a GPU the next call overwrites what
+        this one returned.
+
+        Args:
+            replay: on the agent's device.
+            batch_size: transitions of the update.
+            beta: exponent of the importance weights.
+
+        Raises:
+            ValueError: replay holds no transition that can be sampled.
+        """
+        replay.check_sampleable()
+        self._beta.fill_(beta)
+        return self._recorded_look(replay, batch_size)
+
+    def act(self, replay: Replay, epsilon: float, lookahead: Lookahead | None = None) -> int:
+        """Chooses an action for the newest stack, ε-greedily.
+
+        Args:
+            replay: holds the newest stack.
+            epsilon: probability of a random action.
+            lookahead: what `look` gave in this step; None draws the step's noise now.
+        """
+        explored = self.explore(epsilon)
+        if explored is not None:
+            return explored
+        return int(self._recorded_choose(replay) if lookahead is None else lookahead.action)
+
+    def update(self, batch: Batch, lookahead: Lookahead | None = None) -> Tensor:
+        """Makes one update: targets, loss, gradient, clipped, one step of the optimizer.
+
+        Args:
+            batch: what to learn from.
+            lookahead: what `look` gave beside it; by default the network looks now.
+
+        Returns:
+            (batch,) unweighted losses (or sizes of errors, see `ValueHead.errors`), which become priorities.
+        """
+        if lookahead is None:
+            lookahead = self.look_at(batch)
+        if self.optimizer.curvature_due:
+            # What curvature steps do is the host's to decide, so they stay outside of recordings.
+            losses = self.learn(batch, lookahead, observed=True)
+        else:
+            self.optimizer.prepare()
+            losses = self._recorded_learn(batch, lookahead)
+        self.updates += 1
+        self.loss_count += 1
+        if self.updates % self.target_interval == 0:
+            self.copy_to_target()
+        return losses
+
+    def learn(self, batch: Batch, lookahead: Lookahead, *, observed: bool = False) -> Tensor:
+        """The part of `update` that works on tensors alone, unless it is `observed` by the optimizer."""
+        network, optimizer, head = self.network, self.optimizer, self.network.head
+        if self.recorder.active:
+            # Weights formed while acting belong to another recording.
+            network.form_noise()
+        targets = self.targets(batch, lookahead)
+        with optimizer.curvature() if observed else nullcontext() as observer:
+            predictions: Tensor = network(batch.stacks)[self._rows(batch), batch.actions]
+            losses = head.losses(predictions, targets)
+            loss = (batch.weights * losses).mean()
+            if observer is not None:
+                observer.observe(_rows_of(predictions), loss=loss, weights=batch.weights)
+        for parameter in self._parameters:
+            parameter.grad = None
+        loss.backward()
+        self._clip_gradient()
+        if observed:
+            optimizer.prepare()
+        optimizer.apply()
+        if optimizer.fit_due:
+            with torch.no_grad():
+                moved = network(batch.stacks)[self._rows(batch), batch.actions]
+            optimizer.fit_step(_rows_of(predictions), _rows_of(moved))
+        self.loss_sum += loss.detach()
+        return head.errors(predictions, targets, losses)
+
+    @torch.no_grad()
+    def targets(self, batch: Batch, lookahead: Lookahead) -> Tensor:
+        """Double Q-learning targets (van Hasselt et al. 2016): distributions (batch, atoms), or values (batch,).
+
+        The network has chosen the actions, the target network says what they are worth.
+        """
+        target = self.target
+        if target.is_noisy:
+            target.draw_noise(self.generator)
+        bootstraps: Tensor = target(lookahead.stacks)[self._rows(batch), lookahead.choices]
+        return target.head.targets(bootstraps, batch.returns, batch.discounts, target.support)
+
+    def look_at_sample(self, replay: Replay, batch_size: int) -> tuple[Batch, Lookahead]:
+        """The part of `look` that works on tensors alone."""
+        self.begin_step()
+        batch = replay.sample(batch_size, self._beta, self.generator)
+        return batch, self.look_at(batch)
+
+    def look_at(self, batch: Batch) -> Lookahead:
+        """Passes a batch's next stacks, and the newest stack where it holds that, through the network."""
+        stacks = self.network.prepare(batch.next_stacks if batch.ahead is None else batch.ahead)
+        actions, size = self.choose(stacks), len(batch.actions)
+        return Lookahead(stacks[:size], actions[:size], actions[-1])
+
+    def choose_for_newest(self, replay: Replay) -> Tensor:
+        """Draws the noise of this step and chooses greedily for the newest stack, ()."""
+        self.begin_step()
+        return self.choose(replay.latest_stack())[0]
+
+    @torch.no_grad()
+    def choose(self, stacks: Tensor) -> Tensor:
+        """The greedy actions (n,) for n stacks, stored or prepared."""
+        return self.network.q_values(self.network(stacks)).argmax(1)
 
     def begin_step(self) -> None:
         """Draws the noise that acting and learning share for one agent step (NoisyNet only)."""
@@ -75,108 +210,13 @@ class Agent:
             return int(self.explorer.integers(self.network.spec.actions))
         return None
 
-    @torch.no_grad()
-    def choose(self, stacks: Tensor) -> Tensor:
-        """The greedy actions (n,) for n stacks, stored or prepared."""
-        return self.network.q_values(self.network(stacks)).argmax(1)
-
-    def update(self, batch: Batch) -> Tensor:
-        """Makes one update and returns the unweighted losses (batch,) that become priorities."""
-        self.begin_update()
-        ahead = self.network.prepare(batch.next_stacks)
-        losses = self.apply_update(batch, ahead, self.choose(ahead))
-        self.end_update()
-        return losses
-
-    def begin_update(self) -> bool:
-        """Does what an update decides on the host; returns whether the rest is work on tensors alone.
-
-        It is not where K-FAC observes curvature.
-        """
-        self._observes = isinstance(self.optimizer, KFAC) and self.optimizer.curvature_due
-        if isinstance(self.optimizer, KFAC) and not self._observes:
-            self.optimizer.prepare()
-        return not self._observes
-
-    def apply_update(self, batch: Batch, ahead: Tensor, choices: Tensor) -> Tensor:
-        """The part of `update` that works on tensors: between `begin_update` and `end_update`.
-
-        Args:
-            batch: what to learn from.
-            ahead: its next stacks, prepared.
-            choices: (batch,) the network's greedy actions there.
-
-        Returns:
-            (batch,) unweighted losses.
-        """
-        network, optimizer = self.network, self.optimizer
-        if self.device.type == "cuda" and network.is_noisy:
-            # Weights formed while acting belong to another recording.
-            network.form_noise()
-        targets = self.targets(batch, ahead, choices)
-        with self._curvature() as capture:
-            predictions: Tensor = network(batch.stacks)[self._rows(batch), batch.actions]
-            losses = self._losses(predictions, targets)
-            loss = (batch.weights * losses).mean()
-            if capture is not None:
-                capture.observe(_rows_of(predictions), loss=loss, weights=batch.weights)
-        for parameter in self._parameters:
-            parameter.grad = None
-        loss.backward()
-        self._clip_gradient()
-        if isinstance(optimizer, KFAC):
-            if self._observes:
-                optimizer.prepare()
-            optimizer.apply()
-            if optimizer.fit_due:
-                with torch.no_grad():
-                    moved = network(batch.stacks)[self._rows(batch), batch.actions]
-                    optimizer.fit_step(_rows_of(predictions), _rows_of(moved))
-        else:
-            optimizer.step()
-        self.loss_sum += loss.detach()
-        if network.spec.atoms > 1:
-            return losses.detach()
-        errors: Tensor = (predictions - targets).detach().abs()
-        return errors
-
-    def end_update(self) -> None:
-        """Counts the update, and copies the network to the target when it is time."""
-        self.updates += 1
-        self.loss_count += 1
-        if self.updates % self.target_interval == 0:
-            self.copy_to_target()
-
     def _clip_gradient(self) -> None:
         """Scales the gradient to a global L2 norm of `gradient_norm` at most, as `clip_grad_norm_` does."""
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         # On a GPU asking would mean waiting for the answer; there every gradient is multiplied, by 1 at most.
-        if self.device.type == "cuda" or not norm <= self.gradient_norm:
+        if self.recorder.active or not norm <= self.gradient_norm:
             torch._foreach_mul_(gradients, (self.gradient_norm / (norm + 1e-6)).clamp(max=1.0))
-
-    def _losses(self, predictions: Tensor, targets: Tensor) -> Tensor:
-        if self.network.spec.atoms > 1:
-            return categorical_losses(predictions, targets)
-        return huber_losses(predictions, targets)
-
-    def _curvature(self) -> AbstractContextManager[Capture | None]:
-        """Where K-FAC watches the forward pass; nothing with another optimizer."""
-        return self.optimizer.curvature() if self._observes and isinstance(self.optimizer, KFAC) else nullcontext()
-
-    @torch.no_grad()
-    def targets(self, batch: Batch, ahead: Tensor, choices: Tensor) -> Tensor:
-        """Double Q-learning targets (van Hasselt et al. 2016): distributions (batch, atoms), or values (batch,).
-
-        The network has chosen the actions, the target network says what they are worth; see `apply_update`.
-        """
-        target = self.target
-        if target.is_noisy:
-            target.draw_noise(self.generator)
-        bootstraps: Tensor = target(ahead)[self._rows(batch), choices]
-        if target.spec.atoms > 1:
-            return categorical_projection(bootstraps.softmax(1), batch.returns, batch.discounts, target.support)
-        return batch.returns + batch.discounts * bootstraps
 
     def _rows(self, batch: Batch) -> Tensor:
         if len(self._row_numbers) != len(batch.actions):
@@ -226,6 +266,7 @@ class Agent:
         self.loss_count = state["loss_count"]
         self.generator.set_state(state["generator"].cpu())
         self.explorer.bit_generator.state = state["explorer"]
+        self.recorder.forget()
 
 
 def _rows_of(predictions: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tensorrl.learning.recording import Recorder
+
 _SHIFT = 6
 BLOCK = 1 << _SHIFT
 _SMALLEST = 1e-8
@@ -105,6 +107,7 @@ class Replay:
         discount: γ.
         exponent: ω; priorities are loss^ω.
         device: where everything lies.
+        recorder: makes recordings; by default one for the device.
     """
 
     def __init__(
@@ -118,6 +121,7 @@ class Replay:
         discount: float = 0.99,
         exponent: float = 0.5,
         device: torch.device | str = "cpu",
+        recorder: Recorder | None = None,
     ) -> None:
         if capacity < n_step + stack + 2:
             raise ValueError(f"replay capacity {capacity} is too small for n_step {n_step} and stack {stack}")
@@ -142,6 +146,8 @@ class Replay:
         self.count = 0
         self._pending: deque[tuple[int, float]] = deque()
         self._powers = [discount**k for k in range(n_step + 1)]
+        recorder = Recorder(self.device) if recorder is None else recorder
+        self._recorded_update = recorder.record(self._update_priorities)
 
     @property
     def _slot(self) -> int:
@@ -220,6 +226,15 @@ class Replay:
         self.distribution.set(torch.tensor([slot], device=self.device), self.max_priority)
         self.count += 1
 
+    def check_sampleable(self) -> None:
+        """Refuses to sample from nothing.
+
+        Raises:
+            ValueError: no transition's n-step return is known yet.
+        """
+        if self.count == 0:
+            raise ValueError("replay holds no transition with a known n-step return yet")
+
     def latest_stack(self) -> Tensor:
         """The newest observation, (1, stack, *stored frame)."""
         return self._gather(self.newest)
@@ -239,8 +254,7 @@ class Replay:
         Raises:
             ValueError: no transition can be sampled yet.
         """
-        if self.count == 0:
-            raise ValueError("replay holds no transition with a known n-step return yet")
+        self.check_sampleable()
         uniforms = torch.rand(batch, dtype=torch.float64, generator=generator, device=self.device)
         slots, priorities = self.distribution.sample(uniforms)
         # N and the total mass cancel in the division by the largest weight, which belongs to the smallest priority.
@@ -259,6 +273,9 @@ class Replay:
 
     def update_priorities(self, slots: Tensor, losses: Tensor) -> None:
         """Sets priorities to loss^ω for slots (batch,) and their unweighted losses (batch,)."""
+        self._recorded_update(slots, losses)
+
+    def _update_priorities(self, slots: Tensor, losses: Tensor) -> None:
         priorities = losses.double().clamp_(min=_SMALLEST).pow_(self.exponent)
         self.distribution.set(slots, priorities)
         torch.maximum(self.max_priority, priorities.max(), out=self.max_priority)

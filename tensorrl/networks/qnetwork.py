@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tensorrl.networks.heads import value_head
 from tensorrl.networks.matmul import Linear
 from tensorrl.networks.noisy import NoisyLinear, scaled_noise
 from tensorrl.networks.ranks import LayerShape
@@ -17,10 +18,11 @@ from tensorrl.networks.torsos import DataEfficientTorso, NatureTorso, Scattering
 
 
 class QNetwork(nn.Module):
-    """Dueling Q-network over stacks of frames (Wang et al. 2016), categorical where `spec.atoms` > 1.
+    """Dueling Q-network over stacks of frames (Wang et al. 2016), with the outputs of its head.
 
     Attributes:
         spec: what it was built from.
+        head: what its outputs mean.
         torso: stacks of stored frames → features; its `encode` lays frames out as replay stores them.
         value_hidden: hidden layer of the value stream.
         advantage_hidden: hidden layer of the advantage stream.
@@ -32,7 +34,7 @@ class QNetwork(nn.Module):
 
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
-        self.spec = spec
+        self.spec, self.head = spec, value_head(spec)
         self.torso = build_torso(spec)
         self.value_hidden, self.advantage_hidden, self.value_output, self.advantage_output = (
             build_dense(spec, layer) for layer in spec.dense_layers()
@@ -56,11 +58,11 @@ class QNetwork(nn.Module):
         value = value.view(-1, 1, spec.atoms)
         advantage = advantage.view(-1, spec.actions, spec.atoms)
         logits: Tensor = value + advantage - advantage.mean(1, keepdim=True)
-        return logits if spec.atoms > 1 else logits.squeeze(2)
+        return self.head.outputs(logits)
 
     def q_values(self, logits: Tensor) -> Tensor:
         """Expected returns (batch, actions) of what `forward` gave."""
-        return logits.softmax(2) @ self.support if self.spec.atoms > 1 else logits
+        return self.head.values(logits, self.support)
 
     def prepare(self, stacks: Tensor) -> Tensor:
         """Makes the floats that the torso takes of stored stacks; for a batch that several networks see."""

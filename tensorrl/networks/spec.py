@@ -58,9 +58,14 @@ class NetworkSpec(BaseModel):
             raise ValueError("stem=scattering needs torso=data-efficient")
         if self.factorization != "none" and set(self.ranks) != set(DENSE_LAYERS):
             raise ValueError(f"ranks must name each of {', '.join(DENSE_LAYERS)}")
-        if self.atoms > 1 and self.v_min >= self.v_max:
+        if self.value_axes and self.v_min >= self.v_max:
             raise ValueError("v_min must be below v_max")
         return self
+
+    @property
+    def value_axes(self) -> tuple[int, ...]:
+        """Shape of one action's outputs: (atoms,) of a distribution over returns, () of a plain value."""
+        return (self.atoms,) if self.atoms > 1 else ()
 
     @property
     def features(self) -> tuple[int, int, int]:
@@ -85,7 +90,7 @@ class NetworkSpec(BaseModel):
 
     def dense_layers(self) -> list[LayerShape]:
         """The four layers a factorisation replaces, with their tensor shapes."""
-        atoms = (self.atoms,) if self.atoms > 1 else ()
+        atoms = self.value_axes
         return [
             LayerShape("value_hidden", self.features, (self.hidden,)),
             LayerShape("advantage_hidden", self.features, (self.hidden,)),

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tensorrl.optimizers.protocol import FirstOrder
 
-class FusedAdam(torch.optim.Adam):
+
+class FusedAdam(FirstOrder, torch.optim.Adam):
     """`torch.optim.Adam(fused=True)`, to the bit, whose lists of tensors are made once instead of at every step.
 
     With a few hundred thousand parameters PyTorch's own step spends as long on gathering its state as on the update.

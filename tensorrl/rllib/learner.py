@@ -12,9 +12,7 @@ from ray.rllib.utils.metrics import TD_ERROR_KEY
 from torch import Tensor
 
 from tensorrl.learning.agent import Agent
-from tensorrl.learning.replay import Batch
-from tensorrl.learning.targets import categorical_losses, categorical_projection, huber_losses
-from tensorrl.rllib.module import QF_LOGITS, QF_PREDS, RainbowModule
+from tensorrl.rllib.module import OUTPUTS, RainbowModule
 from tensorrl.trial.training import make_agent, make_optimizer
 
 
@@ -44,10 +42,6 @@ class RainbowLearner(DQNTorchLearner):  # type: ignore[misc]
         optimizer = self.get_optimizer(DEFAULT_MODULE_ID)
         self.agent = make_agent(module.network, module.target, optimizer, module.settings, module.model_config["seed"])
 
-    def update_from_replay(self, batch: Batch) -> Tensor:
-        """One update from a batch of replay; returns the unweighted losses (batch,)."""
-        return self.agent.update(batch)
-
     def compute_loss_for_module(
         self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
     ) -> Tensor:
@@ -59,14 +53,10 @@ class RainbowLearner(DQNTorchLearner):  # type: ignore[misc]
         rows = torch.arange(len(batch[Columns.ACTIONS]), device=network.support.device)
         actions = batch[Columns.ACTIONS].long()
         returns, discounts = batch[Columns.REWARDS].float(), batch["discounts"].float()
-        if network.spec.atoms > 1:
-            targets = categorical_projection(fwd_out["target_next"], returns, discounts, network.support)
-            losses = categorical_losses(fwd_out[QF_LOGITS][rows, actions], targets)
-            errors = losses
-        else:
-            targets = returns + discounts * fwd_out["target_next"]
-            losses = huber_losses(fwd_out[QF_PREDS][rows, actions], targets)
-            errors = (fwd_out[QF_PREDS][rows, actions] - targets).abs()
-        self.metrics.log_value((module_id, TD_ERROR_KEY), errors.detach(), reduce="item_series")
+        head, predictions = network.head, fwd_out[OUTPUTS][rows, actions]
+        targets = head.targets(fwd_out["target_next"], returns, discounts, network.support)
+        losses = head.losses(predictions, targets)
+        errors = head.errors(predictions, targets, losses)
+        self.metrics.log_value((module_id, TD_ERROR_KEY), errors, reduce="item_series")
         loss: Tensor = (batch["weights"].float() * losses).mean()
         return loss

@@ -19,6 +19,8 @@ from tensorrl.trial.settings import Settings
 from tensorrl.trial.training import build_network
 
 ATOMS, QF_LOGITS, QF_PROBS, QF_PREDS = "atoms", "qf_logits", "qf_probs", "qf_preds"
+OUTPUTS = "outputs"
+"""What the network gives: logits (batch, actions, atoms), or Q-values (batch, actions)."""
 
 
 class RainbowModule(TorchRLModule, QNetAPI, TargetNetworkAPI, InferenceOnlyAPI):  # type: ignore[misc]
@@ -78,10 +80,10 @@ class RainbowModule(TorchRLModule, QNetAPI, TargetNetworkAPI, InferenceOnlyAPI):
     def _values(self, network: QNetwork, observations: Tensor) -> dict[str, Tensor]:
         batch, stack = observations.shape[:2]
         stored = network.torso.encode(observations.flatten(0, 1)).unflatten(0, (batch, stack))
-        logits = network(stored)
-        values = {QF_PREDS: network.q_values(logits)}
-        if network.spec.atoms > 1:
-            values |= {ATOMS: network.support, QF_LOGITS: logits, QF_PROBS: logits.softmax(-1)}
+        outputs = network(stored)
+        values = {OUTPUTS: outputs, QF_PREDS: network.q_values(outputs)}
+        if network.head.has_support:
+            values |= {ATOMS: network.support, QF_LOGITS: outputs, QF_PROBS: outputs.softmax(-1)}
         return values
 
     def _forward_inference(self, batch: dict[str, Any], **_: Any) -> dict[str, Tensor]:
@@ -115,5 +117,4 @@ class RainbowModule(TorchRLModule, QNetAPI, TargetNetworkAPI, InferenceOnlyAPI):
             choices = self.compute_q_values({Columns.OBS: batch[Columns.NEXT_OBS]})[QF_PREDS].argmax(1)
             target = self.forward_target({Columns.OBS: batch[Columns.NEXT_OBS]})
         rows = torch.arange(len(choices), device=choices.device)
-        best = QF_PROBS if self.network.spec.atoms > 1 else QF_PREDS
-        return {**values, "target_next": target[best][rows, choices]}
+        return {**values, "target_next": target[OUTPUTS][rows, choices]}

@@ -14,15 +14,16 @@ from torch import Tensor
 from tensorrl.environments.atari import AtariGame, Frame
 from tensorrl.environments.evaluation import Episode, play_episodes
 from tensorrl.learning.agent import Agent, make_target
+from tensorrl.learning.recording import Recorder
 from tensorrl.learning.replay import Replay
 from tensorrl.learning.schedules import linear
-from tensorrl.learning.step import Stepper
 from tensorrl.networks.qnetwork import QNetwork
 from tensorrl.networks.spec import NetworkSpec
 from tensorrl.optimizers.adam import FusedAdam
 from tensorrl.optimizers.damping import Damping, GeometricDecay
 from tensorrl.optimizers.grafting import AdamLength
 from tensorrl.optimizers.kfac import KFAC
+from tensorrl.optimizers.protocol import AgentOptimizer
 from tensorrl.trial.settings import Settings, network_spec, replay_slots
 
 _BLANK: Frame = np.zeros((84, 84), dtype=np.uint8)
@@ -43,8 +44,7 @@ class Training:
 
     def __init__(self, game: AtariGame, agent: Agent, settings: Settings, steps: int) -> None:
         self.game, self.agent, self.settings, self.total_steps = game, agent, settings, steps
-        self.replay = make_replay(settings, agent.network, steps, agent.device)
-        self.stepper = Stepper(agent, self.replay, settings.batch_size)
+        self.replay = make_replay(settings, agent.network, steps, agent.device, agent.recorder)
         self.steps = 0
         self.episodes = 0
         self.sources: list[bytes] | None = [] if agent.network.torso.keeps_frames else None
@@ -54,15 +54,15 @@ class Training:
 
     def run(self, steps: int) -> None:
         """Goes on for `steps` agent steps."""
-        stepper, replay, game = self.stepper, self.replay, self.game
+        agent, replay, game, size = self.agent, self.replay, self.game, self.settings.batch_size
         if self.steps == 0 and game.games == 0:
             self._begin_game()
         for _ in range(steps):
-            due = self._update_due()
-            action = stepper.act(self.epsilon, beta=self.beta if due else None)
+            batch, lookahead = agent.look(replay, size, self.beta) if self._update_due() else (None, None)
+            action = agent.act(replay, self.epsilon, lookahead)
             game.send(action)
-            if due:
-                stepper.learn()
+            if batch is not None:
+                replay.update_priorities(batch.slots, agent.update(batch, lookahead))
             outcome = game.receive()
             reward = float(np.sign(outcome.reward))
             writes = replay.writes
@@ -156,12 +156,13 @@ class Training:
         self.agent.set_state(state["agent"])
         self.replay.set_state(state["replay"])
         self.game.set_state(state["game"])
-        self.stepper.forget()
         self.steps, self.episodes = state["steps"], state["episodes"]
         self.recent = [(float(score), int(length)) for score, length in state["recent"]]
 
 
-def make_replay(settings: Settings, network: QNetwork, steps: int, device: torch.device) -> Replay:
+def make_replay(
+    settings: Settings, network: QNetwork, steps: int, device: torch.device, recorder: Recorder | None = None
+) -> Replay:
     """The replay that a trial of `steps` agent steps needs: all of them, or the last `replay_capacity`."""
     return Replay(
         replay_slots(settings, steps),
@@ -172,10 +173,11 @@ def make_replay(settings: Settings, network: QNetwork, steps: int, device: torch
         discount=settings.discount,
         exponent=settings.priority_exponent,
         device=device,
+        recorder=recorder,
     )
 
 
-def make_optimizer(settings: Settings, network: QNetwork, seed: int) -> torch.optim.Optimizer:
+def make_optimizer(settings: Settings, network: QNetwork, seed: int) -> KFAC | FusedAdam:
     """The optimizer that settings name, over a network's parameters; `seed` is for what it draws itself."""
     if settings.optimizer == "kfac":
         return KFAC(
@@ -190,7 +192,7 @@ def make_optimizer(settings: Settings, network: QNetwork, seed: int) -> torch.op
             trust_region=settings.kfac_trust_region,
             graft=AdamLength(epsilon=settings.adam_epsilon) if settings.kfac_graft else None,
             momentum=settings.kfac_momentum,
-            likelihood="categorical" if settings.atoms > 1 else "gaussian",
+            likelihood=network.head.likelihood,
             generator=torch.Generator(network.support.device).manual_seed(seed),
         )
     return FusedAdam(
@@ -221,9 +223,7 @@ def build_agent(settings: Settings, actions: int, seed: int, device: torch.devic
     return make_agent(network, make_target(network), make_optimizer(settings, network, seed), settings, seed)
 
 
-def make_agent(
-    network: QNetwork, target: QNetwork, optimizer: torch.optim.Optimizer, settings: Settings, seed: int
-) -> Agent:
+def make_agent(network: QNetwork, target: QNetwork, optimizer: AgentOptimizer, settings: Settings, seed: int) -> Agent:
     """An agent of these parts, with the settings' intervals and bounds."""
     return Agent(
         network,

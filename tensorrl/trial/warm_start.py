@@ -107,7 +107,7 @@ def check(source: Source, spec: NetworkSpec) -> None:
         raise InputError("setting decompose_from needs factorization=tucker, cp or tt")
     if own.factorization != "none":
         raise InputError(f"{where}: is factorised itself ({own.factorization}); name a dense agent's")
-    ignored = _FREE if spec.atoms > 1 else _FREE | _SUPPORT
+    ignored = _FREE if spec.value_axes else _FREE | _SUPPORT
     for name in NetworkSpec.model_fields:
         theirs, ours = getattr(own, name), getattr(spec, name)
         if name not in ignored and theirs != ours:

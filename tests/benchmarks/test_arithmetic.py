@@ -140,7 +140,7 @@ def test_an_update_executes_no_less_than_its_floor_and_little_more() -> None:
     assert least <= executed <= 1.1 * least
     assert sum(phases.values()) == pytest.approx(step)
     assert phases["update"] > 0
-    assert "apply_update" not in vars(trial.training.agent)  # the timers are gone
+    assert "update" not in vars(trial.training.agent)  # the timers are gone
 
 
 def test_operators_are_told_apart_by_name() -> None:

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from tensorrl.learning.agent import Agent, make_target
 from tensorrl.learning.replay import Batch
 from tensorrl.networks.qnetwork import QNetwork
+from tensorrl.optimizers.adam import FusedAdam
 from tensorrl.optimizers.kfac import KFAC
 from tensorrl.trial.settings import network_spec
 from tensorrl.trial.variants import resolve
@@ -15,7 +16,7 @@ from tensorrl.trial.variants import resolve
 def make(variant, kfac=None, **kwargs):
     torch.manual_seed(0)
     network = QNetwork(network_spec(resolve(variant), 6))
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, eps=1.5e-4, fused=True)
+    optimizer = FusedAdam(network.parameters(), lr=1e-3, eps=1.5e-4)
     if kfac:
         optimizer = KFAC(network, lr=1e-2, curvature_interval=2, inverse_interval=3, likelihood=kfac)
     return Agent(network, make_target(network), optimizer, seed=0, **kwargs)

@@ -3,7 +3,8 @@ import copy
 import pytest
 import torch
 
-from tensorrl.learning.step import Recorded, Stepper
+from tensorrl.learning.recording import Recorded, Recorder
+from tensorrl.optimizers.adam import FusedAdam
 from tensorrl.trial.run import TrialSpec, build_training
 from tests.learning.test_agent import make, make_batch
 
@@ -49,16 +50,16 @@ def test_a_step_does_what_sampling_acting_and_updating_do_one_after_the_other(va
 def test_learning_before_anything_can_be_sampled_is_refused():
     trial = training("denoised")
     with pytest.raises(ValueError, match="no transition"):
-        trial.stepper.act(0.0, beta=0.4)
+        trial.agent.look(trial.replay, 32, 0.4)
 
 
 @pytest.mark.gpu
 def test_a_recording_does_its_work_once_a_call():
     total = torch.zeros((), device="cuda")
-    recorded = Recorded(lambda: total.add_(1), torch.device("cuda"), torch.Generator("cuda"))
+    recorded = Recorder(torch.device("cuda")).record(lambda: total.add_(1))
     for _ in range(10):
         recorded()
-    assert recorded.graph is not None
+    assert recorded.is_recorded
     assert total.item() == 10
 
 
@@ -71,12 +72,12 @@ def test_an_update_on_a_gpu_has_the_losses_and_weights_of_one_on_a_cpu(variant):
     there = type(here)(
         there_network,
         copy.deepcopy(here.target).cuda(),
-        torch.optim.Adam(there_network.parameters(), lr=1e-3, eps=1.5e-4, fused=True, capturable=True),
+        FusedAdam(there_network.parameters(), lr=1e-3, eps=1.5e-4, capturable=True),
     )
     for seed in range(5):
         batch = make_batch(here, seed=seed)
         mine = here.update(batch)
-        theirs = there.update(type(batch)(*(part.cuda() for part in batch)))
+        theirs = there.update(type(batch)(*(part if part is None else part.cuda() for part in batch)))
         torch.testing.assert_close(theirs.cpu(), mine, rtol=1e-3, atol=1e-4)
     for a, b in zip(here.network.parameters(), there.network.parameters(), strict=True):
         torch.testing.assert_close(b.detach().cpu(), a.detach(), rtol=1e-2, atol=2e-4)
@@ -86,13 +87,11 @@ def test_an_update_on_a_gpu_has_the_losses_and_weights_of_one_on_a_cpu(variant):
 @pytest.mark.parametrize("variant", [*VARIANTS, "scattering"])
 def test_recorded_steps_train_as_unrecorded_ones_do(variant, monkeypatch):
     recorded, plain = training(variant, "cuda"), training(variant, "cuda")
-    monkeypatch.setattr(Recorded, "__call__", Recorded.__call__)
     recorded.run(300)
     with monkeypatch.context() as patch:
-        patch.setattr(Recorded, "__call__", lambda self: self.function())
+        patch.setattr(Recorded, "__call__", lambda self, *args: self.function(*args))
         plain.run(300)
-    assert recorded.stepper._learn.graph is not None
+    assert recorded.agent._recorded_learn.is_recorded
     assert recorded.agent.updates == plain.agent.updates == 200
     mine, theirs = recorded.agent.take_mean_loss(), plain.agent.take_mean_loss()
     assert mine == pytest.approx(theirs, rel=0.1)
-    assert isinstance(recorded.stepper, Stepper)

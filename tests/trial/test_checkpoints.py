@@ -63,7 +63,7 @@ def test_a_restored_training_goes_on_to_the_same_bits(tmp_path, variant, overrid
 def test_a_ring_that_has_wrapped_is_restored(tmp_path):
     def tiny():
         training = make(replay_capacity=2_000)
-        training.replay = training.stepper.replay = type(training.replay)(100, (225, 25), n_step=20)
+        training.replay = type(training.replay)(100, (225, 25), n_step=20)
         return training
 
     first = tiny()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from tensorrl.learning.schedules import linear
-from tensorrl.learning.targets import categorical_losses, categorical_projection, huber_losses
+from tensorrl.networks.heads import categorical_losses, categorical_projection, huber_losses
 
 
 def brute_force_projection(probabilities, returns, discounts, support):

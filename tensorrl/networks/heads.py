@@ -1,0 +1,164 @@
+"""What a network's outputs mean: a distribution over returns (C51), or plain values.
+
+A head is a description without tensors. It answers what depends on that meaning: values, targets, losses, priorities.
+The arithmetic below it is pure functions of tensors.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tensorrl.networks.spec import NetworkSpec
+
+
+class ValueHead(ABC):
+    """The meaning of an action's outputs, (atoms,) of a distribution or one value.
+
+    Attributes:
+        axes: shape of one action's outputs.
+        has_support: whether `v_min` and `v_max` mean anything to it.
+        likelihood: what the outputs parametrise, for the Fisher information.
+    """
+
+    axes: tuple[int, ...]
+    has_support: bool
+    likelihood: Literal["categorical", "gaussian"]
+
+    @abstractmethod
+    def outputs(self, logits: Tensor) -> Tensor:
+        """A network's outputs (batch, actions, *axes) from (batch, actions, atoms)."""
+
+    @abstractmethod
+    def values(self, outputs: Tensor, support: Tensor) -> Tensor:
+        """Expected returns (...) of outputs (..., *axes)."""
+
+    @abstractmethod
+    def targets(self, bootstraps: Tensor, returns: Tensor, discounts: Tensor, support: Tensor) -> Tensor:
+        """What predictions (batch, *axes) are moved towards.
+
+        Args:
+            bootstraps: (batch, *axes), outputs for the action chosen at the bootstrap state.
+            returns: (batch,), the discounted sum of rewards on the way there.
+            discounts: (batch,), γ^m, or 0 where the episode ended.
+            support: (atoms,).
+        """
+
+    @abstractmethod
+    def losses(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """Losses (batch,) of predictions (batch, *axes)."""
+
+    @abstractmethod
+    def errors(self, predictions: Tensor, targets: Tensor, losses: Tensor) -> Tensor:
+        """What priorities are made of, (batch,), without a gradient: the losses, or the size of the errors."""
+
+
+class CategoricalHead(ValueHead):
+    """A distribution over equally spaced returns (Bellemare et al. 2017).
+
+    Args:
+        atoms: how many, at least 2.
+    """
+
+    has_support = True
+    likelihood = "categorical"
+
+    def __init__(self, atoms: int) -> None:
+        self.axes = (atoms,)
+
+    def outputs(self, logits: Tensor) -> Tensor:
+        """The logits themselves."""
+        return logits
+
+    def values(self, outputs: Tensor, support: Tensor) -> Tensor:
+        """Means of the distributions."""
+        return outputs.softmax(-1) @ support
+
+    def targets(self, bootstraps: Tensor, returns: Tensor, discounts: Tensor, support: Tensor) -> Tensor:
+        """Distributions of R + γ Z on the support."""
+        return categorical_projection(bootstraps.softmax(1), returns, discounts, support)
+
+    def losses(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropies."""
+        return categorical_losses(predictions, targets)
+
+    def errors(self, predictions: Tensor, targets: Tensor, losses: Tensor) -> Tensor:
+        """The losses (Hessel et al. 2018)."""
+        return losses.detach()
+
+
+class ScalarHead(ValueHead):
+    """Plain Q-values (Mnih et al. 2015)."""
+
+    axes = ()
+    has_support = False
+    likelihood = "gaussian"
+
+    def outputs(self, logits: Tensor) -> Tensor:
+        """Without the axis of atoms, of which there is one."""
+        return logits.squeeze(2)
+
+    def values(self, outputs: Tensor, support: Tensor) -> Tensor:
+        """The outputs themselves."""
+        return outputs
+
+    def targets(self, bootstraps: Tensor, returns: Tensor, discounts: Tensor, support: Tensor) -> Tensor:
+        """R + γ Q."""
+        return returns + discounts * bootstraps
+
+    def losses(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """Huber losses."""
+        return huber_losses(predictions, targets)
+
+    def errors(self, predictions: Tensor, targets: Tensor, losses: Tensor) -> Tensor:
+        """Sizes of the temporal-difference errors (Schaul et al. 2016)."""
+        return (predictions - targets).detach().abs()
+
+
+def value_head(spec: NetworkSpec) -> ValueHead:
+    """The head of the network that a spec describes."""
+    return CategoricalHead(spec.atoms) if spec.value_axes else ScalarHead()
+
+
+def categorical_projection(probabilities: Tensor, returns: Tensor, discounts: Tensor, support: Tensor) -> Tensor:
+    """Projects the distribution of R + γ Z onto the support of Z (Bellemare et al. 2017, algorithm 1).
+
+    Each shifted atom, clipped to the ends, is shared between its two neighbours in proportion to nearness. The lower
+    neighbour is never the last atom, so that an atom on the support, or at its top, keeps its whole mass without a
+    case of its own.
+
+    Args:
+        probabilities: (batch, atoms), of Z at the bootstrap state.
+        returns: (batch,), the discounted sum of rewards on the way there.
+        discounts: (batch,), γ^m, or 0 where the episode ended.
+        support: (atoms,), equally spaced.
+
+    Returns:
+        (batch, atoms), rows summing to 1.
+    """
+    batch, atoms = probabilities.shape
+    low, step = support[0], support[1] - support[0]
+    shifted = torch.addcmul(returns[:, None], discounts[:, None], support)
+    places = shifted.sub_(low).div_(step).clamp_(0, atoms - 1)
+    lower = places.floor().clamp_(max=atoms - 2)
+    upper_mass = (places - lower) * probabilities
+    rows = torch.arange(0, batch * atoms, atoms, device=support.device)
+    slots = (lower.long() + rows[:, None]).view(-1)
+    projected = torch.zeros(batch * atoms, dtype=probabilities.dtype, device=support.device)
+    projected.index_add_(0, slots, (probabilities - upper_mass).view(-1))
+    projected.index_add_(0, slots + 1, upper_mass.view(-1))
+    return projected.view(batch, atoms)
+
+
+def categorical_losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropies (batch,) of logits (batch, atoms) against target distributions (batch, atoms)."""
+    return -(targets * logits.log_softmax(1)).sum(1)
+
+
+def huber_losses(values: Tensor, targets: Tensor) -> Tensor:
+    """Huber losses (batch,) with threshold 1 of values (batch,) against targets (batch,) (Mnih et al. 2015)."""
+    return F.smooth_l1_loss(values, targets, reduction="none")

@@ -1,0 +1,84 @@
+"""What an agent asks of its optimizer, whatever it is."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+from torch import Tensor
+
+
+class Observer(Protocol):
+    """What watches a forward pass: `tensorrl.optimizers.capture.Capture` is one."""
+
+    def observe(
+        self, outputs: Tensor | None = None, *, loss: Tensor | None = None, weights: Tensor | None = None
+    ) -> None:
+        """Takes what it wants of the pass: outputs (batch, ...), the scalar loss, the examples' weights (batch,)."""
+
+
+class AgentOptimizer(Protocol):
+    """An optimizer whose step has a part for the host and a part for the device.
+
+    A step is: where `curvature_due`, a forward pass inside `curvature()`, whose observer is told of it; `backward()`;
+    `prepare()`; `apply()`. On other steps `prepare()` may come before the forward pass, and what is between it and the
+    end of `apply()` is work on tensors alone, which a CUDA graph can hold.
+    """
+
+    @property
+    def curvature_due(self) -> bool:
+        """Whether the coming step is to observe curvature."""
+
+    def curvature(self) -> AbstractContextManager[Observer]:
+        """The context of the coming step's forward pass, where `curvature_due`."""
+
+    def prepare(self) -> None:
+        """Does what a step decides on the host: schedules, counters, what is refreshed only now and then."""
+
+    def apply(self) -> Any:
+        """Does what a step does on the device: moves the parameters along their gradients."""
+
+    @property
+    def fit_due(self) -> bool:
+        """Whether the step just taken is to be told to `fit_step`; the same for every step of a run."""
+
+    def fit_step(self, before: Tensor, after: Tensor) -> Any:
+        """Takes the predictions (batch, outputs) on the step's batch before and after it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The whole state, in tensors, numbers and names."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Puts back what `state_dict` returned."""
+
+
+class FirstOrder:
+    """Makes a `torch.optim.Optimizer` an `AgentOptimizer` that decides nothing on the host; to be inherited first.
+
+    >>> from torch.optim import RMSprop
+    >>> class AgentRMSprop(FirstOrder, RMSprop): ...
+    """
+
+    curvature_due = False
+    fit_due = False
+
+    def curvature(self) -> AbstractContextManager[Observer]:
+        """A context that watches nothing."""
+        return nullcontext(_Blind())
+
+    def prepare(self) -> None:
+        """Nothing."""
+
+    def apply(self) -> Any:
+        """Takes the optimizer's own step."""
+        return self.step()  # type: ignore[attr-defined]
+
+    def fit_step(self, before: Tensor, after: Tensor) -> Any:
+        """Nothing."""
+
+
+class _Blind:
+    def observe(
+        self, outputs: Tensor | None = None, *, loss: Tensor | None = None, weights: Tensor | None = None
+    ) -> None:
+        """Nothing."""

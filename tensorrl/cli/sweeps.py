@@ -129,6 +129,8 @@ def submit_command(
     spec = load_sweep(file)
     select(cells(spec), only)
     cluster = Cluster(address)
+    if cluster.token is not None:
+        print(f"the cluster asks for a token; the one of {cluster.token.place} is sent", file=sys.stderr)
     if check:
         print("asking the cluster whether it can run the sweep ...", file=sys.stderr, flush=True)
         found = check_cluster(cluster, file, out=out, remote=remote)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from typing import TextIO, cast
 
 from tensorrl.errors import InputError
@@ -118,7 +120,19 @@ def check_address(address: str | None) -> None:
         )
 
 
+def _own_token() -> None:
+    """Gives a Ray of this process's own a token that ends with the process.
+
+    Ray would write one into the home folder. Every cluster that is started there later would then ask for it, while
+    Ray's own clients do not send it unless they are told to.
+    """
+    given = any(os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    if not given and not (Path.home() / ".ray" / "auth_token").exists():
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
 def _start() -> None:
+    _own_token()
     import ray
 
     for left in reversed(range(_START_TRIES)):

@@ -8,6 +8,7 @@ import logging
 import os
 import shlex
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +20,9 @@ import tensorrl
 from tensorrl.errors import InputError
 from tensorrl.sweeps.grid.files import load_sweep
 from tensorrl.sweeps.grid.spec import SweepSpec
+from tensorrl.sweeps.submit.interpreter import SETUP_HOOK
 from tensorrl.sweeps.submit.probe import MARK
+from tensorrl.sweeps.submit.token import MODE_VARIABLE, Token, find_token
 
 JOB_ENVIRONMENT = {
     # Ray would give a stopped job 3 seconds, in which no trial can finish its hundred steps and write a checkpoint.
@@ -34,9 +37,14 @@ _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 class Cluster:
     """The job API of a Ray cluster.
 
+    Ray's own client sends a token only where `RAY_AUTH_MODE` is `token`. This one also sends it where the variable is
+    unset and the cluster asks for one, as every cluster does that was started in a home folder with a token in it.
+
     Args:
-        address: of its dashboard, http://HOST:PORT. A token is taken from the environment, as Ray does
-            (`RAY_AUTH_MODE=token` with `RAY_AUTH_TOKEN` or `RAY_AUTH_TOKEN_PATH`).
+        address: of its dashboard, http://HOST:PORT.
+
+    Attributes:
+        token: the token that was sent because the cluster asked for it; None where Ray's client managed by itself.
 
     Raises:
         InputError: no job API answers there, or it refuses.
@@ -52,9 +60,20 @@ class Cluster:
         for name in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
             logging.getLogger(name).setLevel(logging.ERROR)
         dashboard_sdk.cli_logger.configure(verbosity=-1)
+        from ray.exceptions import AuthenticationError
+
         self.address = address
+        self.token: Token | None = None
         try:
-            self.client = JobSubmissionClient(address)
+            try:
+                self.client = JobSubmissionClient(address)
+            except AuthenticationError:
+                self.token = find_token()
+                if self.token is None or os.environ.get(MODE_VARIABLE):
+                    raise
+                self.client = JobSubmissionClient(address, headers=self.token.headers)
+        except AuthenticationError as error:
+            raise InputError(f"--address {address}: {_refused(self.token, error)}") from None
         except Exception as error:
             raise InputError(f"--address {address}: no job API can be used there: {_line(error)}") from None
 
@@ -76,7 +95,11 @@ class Cluster:
                 self.client.submit_job(
                     entrypoint=entrypoint,
                     submission_id=f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}",
-                    runtime_env={"working_dir": str(folder), "env_vars": environment},
+                    runtime_env={
+                        "working_dir": str(folder),
+                        "env_vars": environment,
+                        "worker_process_setup_hook": SETUP_HOOK,
+                    },
                     metadata=dict(metadata),
                 )
             )
@@ -207,11 +230,27 @@ def _line(error: BaseException) -> str:
     return text if len(text) <= 300 else f"{text[:299]}…"
 
 
+def _refused(token: Token | None, error: BaseException) -> str:
+    mode = os.environ.get(MODE_VARIABLE)
+    if mode and mode.lower() != "token":
+        return f"the cluster asks for a token, and {MODE_VARIABLE}={mode} says that none is sent (allowed: token)"
+    if mode or token:
+        whose = f"it refuses the token of {token.place}: " if token else ""
+        return f"no job API can be used there: {whose}{_line(error)}"
+    return (
+        "the cluster asks for a token, and there is none in RAY_AUTH_TOKEN, in the file that RAY_AUTH_TOKEN_PATH "
+        "names, or in ~/.ray/auth_token"
+    )
+
+
 def describe_job(spec: SweepSpec, cluster: Cluster, job: str) -> str:
-    """Returns how to watch, stop and resume a job."""
+    """Returns how to watch, stop and resume a job, as commands for the shell that this process runs in."""
+    ray = "ray" if shutil.which("ray") else shlex.quote(str(Path(sys.executable).parent / "ray"))
+    # Ray's own commands send a token only where they are told to.
+    command = f"{MODE_VARIABLE}=token {ray}" if cluster.token else ray
     return (
         f"sweep {spec.name} runs as job {job}\n"
-        f"  follow: ray job logs --address {cluster.address} --follow {job}\n"
-        f"  stop:   ray job stop --address {cluster.address} {job}   (its trials checkpoint first)\n"
+        f"  follow: {command} job logs --address {cluster.address} --follow {job}\n"
+        f"  stop:   {command} job stop --address {cluster.address} {job}   (its trials checkpoint first)\n"
         "  resume: give the same `tensorrl submit` command again"
     )

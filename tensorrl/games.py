@@ -1,12 +1,13 @@
-"""The 26 games of Atari 100k: names, action counts, the scores that normalise ours, and those of published agents.
+"""The games of ALE: names, action counts, the scores that normalise ours, and those of published agents.
 
-Importing this module reads one small file of the package and nothing else: no emulator, no Torch.
+Importing this module reads two small files of the package and nothing else: no emulator, no Torch.
 """
 
 from __future__ import annotations
 
 import csv
 import functools
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -14,61 +15,38 @@ from types import MappingProxyType
 
 from tensorrl.errors import unknown
 
-_SCORES = Path(__file__).parent / "data" / "atari100k_scores.csv"
+_DATA = Path(__file__).parent / "data"
 
-# (title, ROM name, size of ALE's minimal action set); tests hold each row against ALE itself.
-_TABLE: tuple[tuple[str, str, int], ...] = (
-    ("Alien", "alien", 18),
-    ("Amidar", "amidar", 10),
-    ("Assault", "assault", 7),
-    ("Asterix", "asterix", 9),
-    ("BankHeist", "bank_heist", 18),
-    ("BattleZone", "battle_zone", 18),
-    ("Boxing", "boxing", 18),
-    ("Breakout", "breakout", 4),
-    ("ChopperCommand", "chopper_command", 18),
-    ("CrazyClimber", "crazy_climber", 9),
-    ("DemonAttack", "demon_attack", 6),
-    ("Freeway", "freeway", 3),
-    ("Frostbite", "frostbite", 18),
-    ("Gopher", "gopher", 8),
-    ("Hero", "hero", 18),
-    ("Jamesbond", "jamesbond", 18),
-    ("Kangaroo", "kangaroo", 18),
-    ("Krull", "krull", 18),
-    ("KungFuMaster", "kung_fu_master", 14),
-    ("MsPacman", "ms_pacman", 9),
-    ("Pong", "pong", 6),
-    ("PrivateEye", "private_eye", 18),
-    ("Qbert", "qbert", 6),
-    ("RoadRunner", "road_runner", 18),
-    ("Seaquest", "seaquest", 18),
-    ("UpNDown", "up_n_down", 6),
-)
+_ATARI_100K = (
+    "alien", "amidar", "assault", "asterix", "bank_heist", "battle_zone", "boxing", "breakout", "chopper_command",
+    "crazy_climber", "demon_attack", "freeway", "frostbite", "gopher", "hero", "jamesbond", "kangaroo", "krull",
+    "kung_fu_master", "ms_pacman", "pong", "private_eye", "qbert", "road_runner", "seaquest", "up_n_down",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Game:
-    """One game of Atari 100k.
+    """One game of ALE.
 
     Attributes:
         name: snake case, ALE's name of the ROM; how the game is named everywhere in TensorRL.
         title: the name in papers and in Gymnasium's ids (`ALE/<title>-v5`).
         actions: size of ALE's minimal action set, the one agents choose from.
-        random: mean score of a uniformly random agent (an unclipped whole game), human-normalised 0.
-        human: mean score of a professional tester, human-normalised 1.
+        random: mean score of a uniformly random agent (an unclipped whole game), human-normalised 0. None outside
+            Atari-57, for whose games such scores are published.
+        human: mean score of a professional tester, human-normalised 1; None where `random` is.
     """
 
     name: str
     title: str
     actions: int
-    random: float
-    human: float
+    random: float | None
+    human: float | None
 
 
 @dataclass(frozen=True)
 class PublishedScores:
-    """Mean scores of one game as published for 100k agent steps (400k frames), unnormalised.
+    """Mean scores of one game of Atari 100k as published for 100k agent steps (400k frames), unnormalised.
 
     The fields are the columns of `data/atari100k_scores.csv`; `data/README.md` gives each one's source and where
     sources disagree. `der_rliable100_sd` is the standard deviation over 100 runs that belongs to
@@ -100,18 +78,19 @@ def get(name: str) -> Game:
     """Returns the game of that name.
 
     Args:
-        name: the snake-case name or the title, in any case: "road_runner", "RoadRunner", "roadrunner".
+        name: the snake-case name, the title, or an id of Gymnasium's, in any case: "road_runner", "RoadRunner",
+            "ALE/RoadRunner-v5", "RoadRunnerNoFrameskip-v4". How a game is played does not depend on which.
 
     Raises:
-        InputError: no such game among the 26; the message names the nearest.
+        InputError: ALE has no such game for one player; the message names the nearest.
     """
     game = _BY_FOLDED_NAME.get(_fold(name))
     if game is None:
-        raise unknown("game", name, GAMES)
+        raise unknown("game", _plain(name), ALE_GAMES)
     return game
 
 
-def human_normalized(game: Game | str, score: float) -> float:
+def human_normalized(game: Game | str, score: float) -> float | None:
     """Returns (score − random) / (human − random): 0 is a random agent, 1 the human tester.
 
     Source: Mnih et al. 2015 (the formula), Wang et al. 2016, Table 2 (the scores of both, after no-op starts).
@@ -120,27 +99,33 @@ def human_normalized(game: Game | str, score: float) -> float:
         game: the game, or any name that `get` accepts.
         score: return of a whole game, unclipped; or a mean of such.
 
+    Returns:
+        The normalised score; None for a game outside Atari-57.
+
     Raises:
         InputError: `game` is a name that `get` does not know.
     """
     known = get(game) if isinstance(game, str) else game
+    if known.random is None or known.human is None:
+        return None
     return (score - known.random) / (known.human - known.random)
 
 
 @functools.cache
 def published() -> Mapping[str, PublishedScores]:
-    """Returns the published scores of each game, by snake-case name, in the order of `GAMES`."""
-    scores = _read_scores()
+    """Returns the published scores of each game of Atari 100k, by snake-case name, in the order of `GAMES`."""
+    with (_DATA / "atari100k_scores.csv").open(newline="", encoding="utf-8") as file:
+        rows = {row["game"]: row for row in csv.DictReader(file)}
     return MappingProxyType(
         {
-            name: PublishedScores(**{column: scores[title][column] for column in PUBLISHED_COLUMNS})
-            for title, name, _ in _TABLE
+            name: PublishedScores(**{column: float(rows[game.title][column]) for column in PUBLISHED_COLUMNS})
+            for name, game in GAMES.items()
         }
     )
 
 
 def published_column(column: str) -> dict[str, float]:
-    """Returns one published column, by snake-case game name.
+    """Returns one published column, by snake-case name of the games of Atari 100k.
 
     Args:
         column: one of `PUBLISHED_COLUMNS`, e.g. "der_paper".
@@ -153,19 +138,38 @@ def published_column(column: str) -> dict[str, float]:
     return {name: asdict(scores)[column] for name, scores in published().items()}
 
 
-@functools.cache
-def _read_scores() -> dict[str, dict[str, float]]:
-    with _SCORES.open(newline="", encoding="utf-8") as file:
-        return {row.pop("game"): {key: float(value) for key, value in row.items()} for row in csv.DictReader(file)}
+_ID = re.compile(r"(?:ALE/)?(.*?)(?:NoFrameskip|Deterministic)?(?:-v\d+)?", re.IGNORECASE | re.DOTALL)
+
+
+def _plain(name: str) -> str:
+    """A name without what Gymnasium's ids put around it."""
+    match = _ID.fullmatch(name.strip())
+    return match[1] if match else name
 
 
 def _fold(name: str) -> str:
-    return name.strip().casefold().replace("_", "")
+    return re.sub(r"[\s_-]", "", _plain(name).casefold())
 
 
-GAMES: dict[str, Game] = {
-    name: Game(name, title, actions, _read_scores()[title]["random"], _read_scores()[title]["human"])
-    for title, name, actions in _TABLE
-}
+def _read_games() -> dict[str, Game]:
+    with (_DATA / "ale_games.csv").open(newline="", encoding="utf-8") as file:
+        rows = [
+            (row, [float(row[who]) if row[who] else None for who in ("random", "human")])
+            for row in csv.DictReader(file)
+        ]
+    return {row["game"]: Game(row["game"], row["title"], int(row["actions"]), *scores) for row, scores in rows}
 
-_BY_FOLDED_NAME: dict[str, Game] = {_fold(game.title): game for game in GAMES.values()}
+
+ALE_GAMES: dict[str, Game] = _read_games()
+"""Every game of ALE for one player, by name."""
+GAMES: dict[str, Game] = {name: ALE_GAMES[name] for name in _ATARI_100K}
+"""The 26 games of Atari 100k, by name."""
+GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "atari-100k": _ATARI_100K,
+        "atari-57": tuple(name for name, game in ALE_GAMES.items() if game.human is not None),
+    }
+)
+"""Names of games that are named together."""
+
+_BY_FOLDED_NAME: dict[str, Game] = {_fold(game.title): game for game in ALE_GAMES.values()}

@@ -80,7 +80,8 @@ def draw(runs: Sequence[Path], out: Path, *, window: int = 10) -> None:
             if curve.evaluations:
                 axes.plot(*zip(*curve.evaluations, strict=True), "D", color=line.get_color(), markersize=5)
         about = games.get(game)
-        axes.axhline(about.random, color="0.5", linewidth=0.9, linestyle=":", label="random")
+        if about.random is not None:
+            axes.axhline(about.random, color="0.5", linewidth=0.9, linestyle=":", label="random")
         axes.set(title=about.title, xlabel="agent steps", ylabel="true return of training games")
         axes.legend(fontsize=8, frameon=False)
     with files.replacing(out, sync=False, keep_suffix=True) as draft:

@@ -93,8 +93,8 @@ def paper_table(shape: PaperTable, record: SweepRecord, block: Block, protocol: 
     for game in record.games:
         row, raw = [games.get(game).title], {"game": game}
         for column, scores in published.items():
-            row.append(_number(scores[game]))
-            raw[column] = str(scores[game])
+            row.append(_number(scores[game]) if game in scores else NOTHING)
+            raw[column] = str(scores.get(game, ""))
         for variant in ours:
             scored = [float(cell.result[protocol.field]) for cell in held.get((variant, game), ())]
             count = planned.get((variant, game), 0)
@@ -273,7 +273,8 @@ def _summary(columns: Sequence[str], means: Mapping[str, Mapping[str, float]], b
         row = [f"{name} human-normalised, {len(block.games)} games"]
         for column in columns:
             scores = means.get(column, {})
-            values = [games.human_normalized(game, scores[game]) for game in block.games if game in scores]
+            normalized = [games.human_normalized(game, scores[game]) for game in block.games if game in scores]
+            values = [value for value in normalized if value is not None]
             row.append(f"{function(values):.3f}" if len(values) == len(block.games) else NOTHING)
         yield row
 

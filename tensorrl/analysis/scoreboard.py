@@ -76,10 +76,13 @@ def finished(record: SweepRecord) -> dict[tuple[str, str], list[Cell]]:
 def choose_block(record: SweepRecord) -> Block:
     """Finds the largest rectangle (games × runs) that is complete for every agent compared; of equals, the wider.
 
+    Games without a published human score are left aside: their scores cannot be normalised.
+
     Agents on different games, or games with different numbers of runs, would not be comparable: a mean over whatever
     happens to be finished favours who has not yet played the hard games.
     """
-    held, all_games = finished(record), record.games
+    held = finished(record)
+    all_games = [game for game in record.games if games.get(game).human is not None]
     count: dict[str, dict[str, int]] = {
         label: {game: len(held.get((label, game), ())) for game in all_games} for label in record.labels
     }
@@ -109,7 +112,8 @@ def normalized(record: SweepRecord, block: Block, protocol: Protocol) -> dict[st
         label: np.array(
             [
                 [
-                    games.human_normalized(game, float(cell.result[protocol.field]))
+                    # A block has no game without one.
+                    games.human_normalized(game, float(cell.result[protocol.field])) or 0.0
                     for cell in held[label, game][: block.runs]
                 ]
                 for game in block.games

@@ -79,13 +79,16 @@ def parse_overrides(pairs: list[str] | None) -> dict[str, Any]:
 
 
 @app.command("games")
-def games_command(as_json: Json = False) -> None:
-    """List the 26 games of Atari 100k."""
+def games_command(
+    every: Annotated[bool, typer.Option("--all", help="Every game of ALE, not those of Atari 100k alone.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List the 26 games of Atari 100k, or all that can be played: actions, and a random agent's and a human's score."""
     from tensorrl import games
 
     rows = [
         {"name": g.name, "title": g.title, "actions": g.actions, "random": g.random, "human": g.human}
-        for g in games.GAMES.values()
+        for g in (games.ALE_GAMES if every else games.GAMES).values()
     ]
     if as_json:
         _print_json(rows)
@@ -234,7 +237,8 @@ def evaluate_command(
     print_table([{"episode": i + 1, **episode} for i, episode in enumerate(result["episodes"])])
     print(
         f"{result['variant']} on {result['game']} after {result['agent_steps']:,} agent steps: "
-        f"mean {result['mean']:.1f}, human-normalised {result['human_normalized']:.3f}"
+        f"mean {result['mean']:.1f}"
+        + ("" if result["human_normalized"] is None else f", human-normalised {result['human_normalized']:.3f}")
     )
 
 

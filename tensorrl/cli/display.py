@@ -33,7 +33,7 @@ def print_results(results: Sequence[Mapping[str, Any]]) -> None:
                 "coefficients": f"{r['coefficients']:,}",
                 "ratio": f"{r['compression_ratio']:.2f}",
                 "score": f"{r['score']:.1f}",
-                "human-normalised": f"{r['human_normalized']:.3f}",
+                "human-normalised": "" if r["human_normalized"] is None else f"{r['human_normalized']:.3f}",
                 "steps/s": f"{r['steps_per_second']:.0f}" if r.get("steps_per_second") else "",
             }
             for r in results

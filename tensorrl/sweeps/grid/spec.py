@@ -13,7 +13,6 @@ from tensorrl.trial import variants
 from tensorrl.trial.settings import MOST_STEPS, Settings
 from tensorrl.trial.spec import MOST_THREADS
 
-ATARI_100K = "atari-100k"
 MOST_SEEDS = 10_000
 _MOST_CELLS = 100_000
 _MOST_KINDS = 2_000
@@ -44,10 +43,11 @@ def _names(value: Any, what: str) -> tuple[str, ...]:
 
 
 def _games(value: Any) -> tuple[str, ...]:
-    if value == ATARI_100K:
-        return tuple(games.GAMES)
+    if isinstance(value, str) and value in games.GROUPS:
+        return games.GROUPS[value]
     if isinstance(value, str):
-        raise InputError(f"{shown(value)} is no list of games (allowed: a list of names, or the word {ATARI_100K})")
+        words = " or ".join(games.GROUPS)
+        raise InputError(f"{shown(value)} is no list of games (allowed: a list of names, or the word {words})")
     return _listed_once([games.get(name).name for name in _names(value, "games")])
 
 

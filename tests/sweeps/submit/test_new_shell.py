@@ -1,4 +1,4 @@
-"""README's lines for a cluster of one machine, in a new shell: no variable of Ray's, no activated environment."""
+"""The pages' lines for a cluster of one machine, in a new shell: no variable of Ray's, no activated environment."""
 
 from __future__ import annotations
 
@@ -31,10 +31,16 @@ evaluation: {final_episodes: 1, epsilon: 1.0}
 """
 
 
-def readme_lines() -> list[str]:
-    """The commands of README's block that starts a head."""
-    blocks = re.findall(r"```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    (block,) = [block for block in blocks if "ray start --head" in block]
+def lines_for_one_machine() -> list[str]:
+    """The commands of the pages' block that starts a head; every page that has one has the same."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    blocks = {
+        block
+        for page in pages
+        for block in re.findall(r"```\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+        if "ray start --head" in block
+    }
+    (block,) = blocks
     return [line.split("   #")[0].strip() for line in block.splitlines() if line.strip()]
 
 
@@ -98,12 +104,12 @@ def shell(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shell]:
 
 
 @pytest.mark.slow
-def test_the_lines_of_the_readme_start_a_head_submit_by_both_ways_and_watch(shell: Shell, tmp_path: Path) -> None:
+def test_the_lines_for_one_machine_start_a_head_submit_by_both_ways_and_watch(shell: Shell, tmp_path: Path) -> None:
     ours, rays = tmp_path / "ours.yaml", tmp_path / "rays.yaml"
     ours.write_text(SMALL.replace("NAME", "ours").replace("VARIANT", "denoised"))
     rays.write_text(SMALL.replace("NAME", "rays").replace("VARIANT", "rainbow"))
     said = {}
-    for line in readme_lines():
+    for line in lines_for_one_machine():
         if "ray stop" not in line:
             file = rays if "ray job submit" in line else ours
             said[line] = shell.run(line.replace("status debug", "status ours"), file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import reprlib
 from collections.abc import Iterable
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 MOST_OF_A_VALUE = 200
 """Characters of a bad value that a message shows."""
 _MOST_OF_A_MESSAGE = 1_600
+_LONG_WORD = re.compile(r"\S{401,}")
 
 _REPR = reprlib.Repr()
 _REPR.maxlevel = 3
@@ -30,7 +32,7 @@ class InputError(ValueError):
 
 def one_line(text: str) -> str:
     """Returns a text as one printable line: control characters escaped, the middle of a very long one left out."""
-    text = _shortened(text, _MOST_OF_A_MESSAGE)
+    text = _shortened(_LONG_WORD.sub(lambda word: _shortened(word[0], MOST_OF_A_VALUE), text), _MOST_OF_A_MESSAGE)
     if text.isprintable():
         return text
     escaped = (c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +13,11 @@ import typer
 from tensorrl.cli import reports, sweeps
 from tensorrl.cli.options import Json
 from tensorrl.cli.options import print_json as _print_json
-from tensorrl.errors import InputError, shown
+from tensorrl.cli.streams import finish, make_readable
+from tensorrl.errors import InputError, one_line, shown
+
+# What a wrong option raises: of Typer's own copy of Click, or of Click itself, by version of Typer.
+_ClickError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -46,12 +51,36 @@ Set = Annotated[
 
 def main() -> None:
     """Runs the command line; bad input is one line on stderr and exit code 2."""
+    make_readable()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    sys.exit(finish(_run()))
+
+
+def _run() -> int:
+    """Returns the exit code; what is wrong is said in one line."""
     try:
-        app()
+        code = app(standalone_mode=False)
+    except typer.Abort:
+        return 1
+    except _ClickError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()
+            return 2
+        context = getattr(error, "ctx", None)
+        place = context.command_path if context is not None else "tensorrl"
+        said = one_line(f"{place}: {error.format_message()}")
     except InputError as error:
-        print(f"tensorrl: {error}", file=sys.stderr)
-        sys.exit(2)
+        said = f"tensorrl: {error}"
+    except OSError as error:
+        # What reads and writes files says better what is wrong where it can; a full disk can be anywhere.
+        where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        said = one_line(f"tensorrl: {where}{error.strerror or error}")
+    except MemoryError as error:
+        said = one_line(f"tensorrl: not enough memory: {error}")
+    else:
+        return code if isinstance(code, int) else 0
+    print(said, file=sys.stderr)
+    return 2
 
 
 def parse_overrides(pairs: list[str] | None) -> dict[str, Any]:

@@ -139,6 +139,8 @@ class Replay:
         self.discounts = torch.zeros(capacity, dtype=torch.float32, device=device)
         self.bootstraps = torch.zeros(capacity, dtype=torch.int64, device=device)
         self.distribution = SumBlocks(capacity, device)
+        self.sampled = torch.zeros(capacity, dtype=torch.bool, device=device)
+        """(capacity,): which slots' transitions an update has learned from."""
         self.max_priority = torch.ones((), dtype=torch.float64, device=device)
         self.newest = torch.zeros(1, dtype=torch.int64, device=device)
         """(1,): the slot of the newest frame."""
@@ -187,6 +189,7 @@ class Replay:
             stale = (slot + torch.arange(self.stack, device=self.device)) % self.capacity
             self.count -= int((self.distribution.priorities.view(-1)[stale] > 0).sum())
             self.distribution.set(stale, 0.0)
+            self.sampled[stale] = False
         for row in self._places(slot):
             if frame is None:
                 self.frames[row].zero_()
@@ -271,6 +274,19 @@ class Replay:
             ahead=stacks[batch:],
         )
 
+    def transitions(self, slots: Tensor) -> Batch:
+        """The transitions of slots (batch,), each weighing 1."""
+        stacks = self._gather(torch.cat((slots, self.bootstraps[slots])))
+        return Batch(
+            slots=slots,
+            stacks=stacks[: len(slots)],
+            actions=self.actions[slots],
+            returns=self.returns[slots],
+            discounts=self.discounts[slots],
+            next_stacks=stacks[len(slots) :],
+            weights=torch.ones(len(slots), device=self.device),
+        )
+
     def update_priorities(self, slots: Tensor, losses: Tensor) -> None:
         """Sets priorities to loss^ω for slots (batch,) and their unweighted losses (batch,)."""
         self._recorded_update(slots, losses)
@@ -278,6 +294,7 @@ class Replay:
     def _update_priorities(self, slots: Tensor, losses: Tensor) -> None:
         priorities = losses.double().clamp_(min=_SMALLEST).pow_(self.exponent)
         self.distribution.set(slots, priorities)
+        self.sampled.index_fill_(0, slots, True)
         torch.maximum(self.max_priority, priorities.max(), out=self.max_priority)
 
     def get_state(self) -> dict[str, Any]:
@@ -289,6 +306,7 @@ class Replay:
             "returns": self.returns[:used],
             "discounts": self.discounts[:used],
             "bootstraps": self.bootstraps[:used].to(torch.int32),
+            "sampled": self.sampled[:used].to(torch.uint8),
             "priorities": self.distribution.priorities.view(-1)[:used],
             "max_priority": self.max_priority,
             "plain": {
@@ -312,6 +330,8 @@ class Replay:
         for name in ("blank", "actions", "returns", "discounts", "bootstraps"):
             target = getattr(self, name)
             target[:used] = state[name].to(target)
+        # Of states from before this was kept, nothing counts as held out.
+        self.sampled[:used] = state["sampled"].to(self.sampled) if "sampled" in state else True
         self.distribution.priorities.view(-1)[:used] = state["priorities"].to(self.device)
         self.distribution.sums.copy_(self.distribution.priorities.sum(1))
         self.max_priority = state["max_priority"].to(self.device).clone()

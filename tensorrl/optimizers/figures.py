@@ -34,5 +34,6 @@ def decided_directions(stacks: Iterable[BlockStack], damping: float, *, relative
 
 def _eigenvalues(factors: Tensor) -> Tensor:
     """Eigenvalues (blocks, n) of symmetric positive semi-definite matrices (blocks, n, n)."""
-    values: Tensor = torch.linalg.eigvalsh(factors)
+    # In float32 LAPACK has returned NaN for sound matrices of low rank.
+    values: Tensor = torch.linalg.eigvalsh(factors.double())
     return values.clamp_(min=0)

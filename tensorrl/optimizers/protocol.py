@@ -45,6 +45,9 @@ class AgentOptimizer(Protocol):
     def fit_step(self, before: Tensor, after: Tensor) -> Any:
         """Takes the predictions (batch, outputs) on the step's batch before and after it."""
 
+    def figures(self) -> dict[str, float]:
+        """Figures of the last step, for reports; they may wait for the device."""
+
     def state_dict(self) -> dict[str, Any]:
         """The whole state, in tensors, numbers and names."""
 
@@ -75,6 +78,10 @@ class FirstOrder:
 
     def fit_step(self, before: Tensor, after: Tensor) -> Any:
         """Nothing."""
+
+    def figures(self) -> dict[str, float]:
+        """None."""
+        return {}
 
 
 class _Blind:

@@ -16,7 +16,7 @@ import torch
 from tensorrl import files, games, system
 from tensorrl.environments.atari import ACTION_REPEAT, AtariGame
 from tensorrl.errors import InputError
-from tensorrl.trial import checkpoints, spectra, warm_start
+from tensorrl.trial import checkpoints, diagnostics, spectra, warm_start
 from tensorrl.trial.spec import FULL_STEPS, TrialSpec, describe, make_spec
 from tensorrl.trial.training import Training, build_agent, parameters_sha256
 
@@ -272,6 +272,7 @@ class _Run:
         loss = training.agent.take_mean_loss()
         if loss is not None:
             line["loss"] = loss
+        line |= diagnostics.figures(training.agent, training.replay)
         if not training.settings.noisy:
             line["epsilon"] = training.epsilon
         line |= figures

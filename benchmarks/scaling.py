@@ -285,7 +285,7 @@ def driver_costs(cells: int, folder: Path) -> dict[str, float]:
     from tensorrl.sweeps import cells as make_cells
     from tensorrl.sweeps import load_sweep
     from tensorrl.sweeps.store.board import Board
-    from tensorrl.sweeps.store.layout import entries, open_store, write_sweep
+    from tensorrl.sweeps.store.layout import locate, open_store, write_sweep
 
     sweep = folder / "scaling.yaml"
     sweep.write_text(f"name: scaling\ngames: [pong]\nvariants: [denoised]\nseeds: {cells}\n")
@@ -295,7 +295,7 @@ def driver_costs(cells: int, folder: Path) -> dict[str, float]:
     times.append(time.process_time())
     store = folder / "store"
     open_store(store)
-    listed = entries(store, grid)
+    listed = locate(store, grid)
     board = Board(listed, store, folder / "state.json", None)
     times.append(time.process_time())
     write_sweep(store, spec, listed)

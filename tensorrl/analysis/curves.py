@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from matplotlib.figure import Figure
 
 from tensorrl import files, games
 from tensorrl.errors import InputError
+from tensorrl.trial import folder
 
 _SUFFIXES = (".png", ".svg")
 
@@ -35,16 +35,19 @@ def load_curve(run: Path) -> Curve:
     """Reads a run's folder.
 
     Raises:
-        InputError: it is none, or has reported nothing yet.
+        InputError: it is none, has reported nothing yet, or holds a damaged description.
     """
-    try:
-        trial = json.loads((run / "trial.json").read_text())
-        lines = [json.loads(text) for text in (run / "progress.jsonl").read_text().splitlines()]
-    except (OSError, json.JSONDecodeError):
-        raise InputError(f"{run}: no run of tensorrl with reports (expected trial.json and progress.jsonl)") from None
+    trial, lines = folder.load_trial(run), folder.read_progress(run)
+    if trial is None or not lines:
+        raise InputError(
+            f"{run}: no run of tensorrl with reports (expected {folder.TRIAL_FILE}, {folder.PROGRESS_FILE})"
+        )
+    lacking = [name for name in ("game", "variant", "seed") if name not in trial]
+    if lacking:
+        raise folder.DamagedFile(run / folder.TRIAL_FILE, f"no {lacking[0]}")
 
     def points(name: str) -> list[tuple[int, float]]:
-        return [(line["agent_steps"], line[name]) for line in lines if name in line]
+        return [(line[folder.STEP], float(line[name])) for line in lines if folder.is_number(line.get(name))]
 
     label = f"{trial['variant']}, seed {trial['seed']}"
     return Curve(trial["game"], label, points("episode_return"), points("evaluation_return"))

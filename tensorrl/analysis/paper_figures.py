@@ -13,8 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tensorrl import games
-from tensorrl.analysis.records import Cell, SweepRecord, read_lines
+from tensorrl.analysis.records import SweepRecord
 from tensorrl.analysis.style import look, new_figure
+from tensorrl.trial.cell import CellStatus
+from tensorrl.trial.folder import read_progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,18 +62,18 @@ def returns_of(lines: Sequence[Mapping[str, Any]]) -> Returns:
     )
 
 
-def pong_cells(record: SweepRecord) -> list[Cell]:
+def pong_cells(record: SweepRecord) -> list[CellStatus]:
     """Cells of figures 3 and 4 that have reported a finished game."""
     return [
         cell
         for cell in record.cells
         if cell.game == GAME
         and cell.variant.startswith(FAMILY)
-        and any("episode_return" in line for line in read_lines(cell.folder))
+        and any("episode_return" in line for line in read_progress(cell.folder))
     ]
 
 
-def draw_figure_3(cells: Sequence[Cell], labels: Sequence[str]) -> Figure:
+def draw_figure_3(cells: Sequence[CellStatus], labels: Sequence[str]) -> Figure:
     """Learning curves of the dense and the factorised agents: mean over seeds, a band from the lowest to the highest.
 
     Args:
@@ -82,7 +84,7 @@ def draw_figure_3(cells: Sequence[Cell], labels: Sequence[str]) -> Figure:
     axes = figure.subplots()
     for label in dict.fromkeys(cell.label for cell in cells):
         runs = [cell for cell in cells if cell.label == label]
-        curves = [returns_of(read_lines(cell.folder)) for cell in runs]
+        curves = [returns_of(read_progress(cell.folder)) for cell in runs]
         # Where every run has a curve: a mean over fewer runs at the ends would jump.
         grid = np.linspace(max(c.steps[0] for c in curves), min(c.steps[-1] for c in curves), _GRID)
         values = np.array([np.interp(grid, curve.steps, curve.smooth) for curve in curves])
@@ -100,17 +102,17 @@ def draw_figure_3(cells: Sequence[Cell], labels: Sequence[str]) -> Figure:
     return figure
 
 
-def typical_run(cells: Sequence[Cell]) -> Cell:
+def typical_run(cells: Sequence[CellStatus]) -> CellStatus:
     """Of the most compressed agent's runs, the one with the median final return: "a typical single run"."""
     most = max(cells, key=lambda cell: (cell.trial.get("compression_ratio", 0.0), cell.label)).label
     runs = [cell for cell in cells if cell.label == most]
-    by_end = sorted(runs, key=lambda cell: (returns_of(read_lines(cell.folder)).smooth[-1], cell.seed))
+    by_end = sorted(runs, key=lambda cell: (returns_of(read_progress(cell.folder)).smooth[-1], cell.seed))
     return by_end[(len(by_end) - 1) // 2]
 
 
-def draw_figure_4(cell: Cell) -> Figure:
+def draw_figure_4(cell: CellStatus) -> Figure:
     """One run of the tensorized agent: return over training games, as reported and smoothed."""
-    curve = returns_of(read_lines(cell.folder))
+    curve = returns_of(read_progress(cell.folder))
     # The paper counts thousands, which a short run does not reach.
     unit, along = (1_000, "thousand episodes") if curve.episodes[-1] >= 1_000 else (1, "episodes")
     figure = new_figure(9, 4.2)

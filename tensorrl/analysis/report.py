@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from tensorrl import files
 from tensorrl.analysis import (
@@ -26,6 +27,8 @@ from tensorrl.analysis.scoreboard import PROTOCOLS, Block, Protocol
 from tensorrl.analysis.table_formats import Table
 from tensorrl.errors import InputError
 from tensorrl.trial import spectra
+from tensorrl.trial.cell import State
+from tensorrl.trial.folder import spectrum_files
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -155,9 +158,9 @@ def _holds_report(out: Path) -> bool:
 def _warnings(record: SweepRecord, block: Block) -> Iterator[str]:
     if record.synthetic:
         yield "Synthetic: at least one cell says that no agent was trained for it. Its figures are made up."
-    states = {state: sum(cell.state == state for cell in record.cells) for state in ("failed", "unfinished", "missing")}
-    if any(states.values()):
-        listed = ", ".join(f"{number} {state}" for state, number in states.items() if number)
+    states = Counter(cell.state for cell in record.cells if cell.state != "finished")
+    if states:
+        listed = ", ".join(f"{states[state]} {state}" for state in get_args(State) if states[state])
         yield f"{listed} of {len(record.cells)} cells. They are named below and count in no figure."
     if not block:
         yield "No game is finished by every agent: nothing can be compared yet."
@@ -237,9 +240,7 @@ def _paper_figures(record: SweepRecord, left_out: list[str]) -> Iterator[Picture
 
 def _figure_1(record: SweepRecord) -> Picture | None:
     folders = {
-        cell.key: cell.folder
-        for cell in record.cells
-        if cell.game == _FIGURE_1_GAME and any((cell.folder / spectra.FOLDER).glob("*.npz"))
+        cell.key: cell.folder for cell in record.cells if cell.game == _FIGURE_1_GAME and spectrum_files(cell.folder)
     }
     if not folders:
         return None

@@ -14,10 +14,11 @@ from typing import Any
 
 from tensorrl import games
 from tensorrl.analysis import statistics
-from tensorrl.analysis.records import Cell, SweepRecord
+from tensorrl.analysis.records import SweepRecord
 from tensorrl.analysis.scoreboard import Block, Protocol, Size, baseline, finished
 from tensorrl.analysis.statistics import Estimate, Scores
 from tensorrl.analysis.table_formats import Table
+from tensorrl.trial.cell import CellStatus
 
 NOTHING = "–"
 
@@ -237,7 +238,7 @@ def open_cells_table(record: SweepRecord) -> Table | None:
 def cells_table(record: SweepRecord, protocols: Sequence[Protocol]) -> Table:
     """Every cell and its scores, for analyses of one's own."""
 
-    def row(cell: Cell) -> dict[str, Any]:
+    def row(cell: CellStatus) -> dict[str, Any]:
         return {
             "key": cell.key,
             "game": cell.game,

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from tensorrl import games
-from tensorrl.analysis.records import Cell, SweepRecord
+from tensorrl.analysis.records import SweepRecord
 from tensorrl.analysis.statistics import Scores
+from tensorrl.trial.cell import CellStatus
 
 BASELINE = "rainbow"
 
@@ -58,17 +59,17 @@ class Block:
     games: tuple[str, ...]
     runs: int
     left_out: tuple[str, ...]
-    unused: tuple[Cell, ...]
+    unused: tuple[CellStatus, ...]
 
     def __bool__(self) -> bool:
         return bool(self.labels and self.games and self.runs)
 
 
-def finished(record: SweepRecord) -> dict[tuple[str, str], list[Cell]]:
+def finished(record: SweepRecord) -> dict[tuple[str, str], list[CellStatus]]:
     """Finished cells by label and game, ordered by seed."""
-    held: dict[tuple[str, str], list[Cell]] = {}
+    held: dict[tuple[str, str], list[CellStatus]] = {}
     for cell in sorted(record.cells, key=lambda cell: cell.seed):
-        if cell.state == "finished":
+        if cell.state == "finished" and all(protocol.field in cell.result for protocol in PROTOCOLS):
             held.setdefault((cell.label, cell.game), []).append(cell)
     return held
 
@@ -147,12 +148,14 @@ def sizes(record: SweepRecord) -> dict[str, Size]:
     """Sizes of the agents that have been begun, by label."""
     found = {}
     for label in record.labels:
-        by_game: Mapping[str, Cell] = {cell.game: cell for cell in record.of(label) if cell.trial}
+        by_game: Mapping[str, CellStatus] = {
+            cell.game: cell for cell in record.of(label) if {"coefficients", "compression_ratio"} <= cell.trial.keys()
+        }
         if by_game:
             numbers = [int(cell.trial["coefficients"]) for cell in by_game.values()]
             found[label] = Size(min(numbers), max(numbers), _geometric_mean(list(by_game.values())))
     return found
 
 
-def _geometric_mean(cells: Sequence[Cell]) -> float:
+def _geometric_mean(cells: Sequence[CellStatus]) -> float:
     return math.exp(sum(math.log(cell.trial["compression_ratio"]) for cell in cells) / len(cells))

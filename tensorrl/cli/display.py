@@ -137,7 +137,7 @@ class SweepDisplay(_Display):
         for row in rows:
             before, self._said[row.folder.name] = self._said.get(row.folder.name), row.state
             # What was finished before the sweep began is no news.
-            if row.state not in ("waiting", before) and not (first and row.state == "finished"):
+            if row.state not in ("waiting", "unfinished", before) and not (first and row.state == "finished"):
                 self._say(f"{row.folder.name}: {row.state} ({done} of {total} agent steps, {news})")
                 self._spoke = time.monotonic()
         if time.monotonic() - self._spoke > _QUIET_SECONDS:
@@ -149,7 +149,7 @@ def progress_news(rows: Sequence[CellStatus]) -> str:
     """Returns how a sweep stands in a few words: cells by state, agent steps a second, time left."""
     from tensorrl.sweeps.store.status import seconds_left, steps_per_second
 
-    counts = {state: sum(row.state == state for row in rows) for state in ("running", "failed")}
+    counts = {state: sum(row.state == state for row in rows) for state in ("running", "failed", "damaged")}
     finished = sum(row.state == "finished" for row in rows)
     parts = [f"{finished} of {len(rows)} cells finished", *(f"{n} {state}" for state, n in counts.items() if n)]
     left = seconds_left(rows)
@@ -209,16 +209,16 @@ def _status_lines(status: SweepStatus) -> list[str]:
     ]
     for row in status.rows:
         if row.state == "running":
-            speed = row.figures.get("steps_per_second")
+            speed = row.steps_per_second
             lines.append(
                 f"  running {row.folder.name}: {row.agent_steps:,} of {row.steps:,} agent steps"
                 + (f", {speed:.0f} steps/s" if speed else "")
                 + (f", failed {row.failures} times before" if row.failures else "")
             )
     lines += [
-        f"  failed {row.folder.name}: {' | '.join(row.error) or 'no message'}"
+        f"  {row.state} {row.folder.name}: {' | '.join(row.error) or 'no message'}"
         for row in status.rows
-        if row.state == "failed"
+        if row.state in ("failed", "damaged")
     ]
     return [escape(line) for line in lines]
 

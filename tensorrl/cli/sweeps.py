@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -89,7 +89,7 @@ def sweep_command(
     except RayLost as lost:
         print(f"tensorrl: {lost}", file=sys.stderr)
         sys.exit(1)
-    results = [dict(row.result) for row in rows if row.result is not None]
+    results = [dict(row.result) for row in rows if row.result]
     failed = [row for row in rows if row.state != "finished"]
     if as_json:
         print_json({"finished": results, "failed": [{"folder": str(r.folder), "error": r.error} for r in failed]})
@@ -221,12 +221,14 @@ def pull_command(
 
 
 def _status_json(status: SweepStatus) -> dict[str, Any]:
+    from tensorrl.trial.cell import State
+
     return {
         "name": status.name,
         "driver": status.driver,
         "where": status.where,
         "cells": len(status.rows),
-        **{state: status.count(state) for state in ("finished", "running", "failed", "waiting")},
+        **{state: status.count(state) for state in get_args(State)},
         "agent_steps": sum(row.agent_steps for row in status.rows),
         "steps": sum(row.steps for row in status.rows),
         "steps_per_second": status.steps_per_second,
@@ -247,7 +249,7 @@ def _row_json(row: CellStatus) -> dict[str, Any]:
         "agent_steps": row.agent_steps,
         "steps": row.steps,
         "steps_per_second": row.figures.get("steps_per_second"),
-        "score": row.result.get("score") if row.result is not None else None,
+        "score": row.result.get("score"),
         "failures": row.failures,
         "error": list(row.error),
     }

@@ -4,22 +4,24 @@ Reports are in `tensorrl.sweeps.store.report`: they take SciPy and Matplotlib, a
 """
 
 from tensorrl.sweeps.driver.run import run_sweep
-from tensorrl.sweeps.grid.cells import Cell, cells, select
+from tensorrl.sweeps.grid.cells import PlannedCell, cells, select
 from tensorrl.sweeps.grid.files import load_sweep
 from tensorrl.sweeps.grid.spec import SweepSpec
-from tensorrl.sweeps.store.layout import default_store, entries, find_sweep, store_path
-from tensorrl.sweeps.store.status import CellStatus, SweepStatus, sweep_status
+from tensorrl.sweeps.store.layout import default_store, find_sweep, locate, store_path
+from tensorrl.sweeps.store.status import SweepStatus, sweep_status
+from tensorrl.trial.cell import Cell, CellStatus
 
 __all__ = [
     "Cell",
     "CellStatus",
+    "PlannedCell",
     "SweepSpec",
     "SweepStatus",
     "cells",
     "default_store",
-    "entries",
     "find_sweep",
     "load_sweep",
+    "locate",
     "run_sweep",
     "select",
     "store_path",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tensorrl.trial import folder
+from tensorrl.trial.manifest import CHECKPOINTS
 
 SETTINGS_FILE = "settings.json"
 CHECKPOINT_FOLDER = "checkpoint"
@@ -58,7 +59,7 @@ def collect(directory: Path, out: Path) -> list[str]:
         from tensorrl.analysis import curves
 
         curves.draw([directory], out / "curve.png")
-    return listed + _collect_checkpoint(directory / "checkpoints", out / CHECKPOINT_FOLDER)
+    return listed + _collect_checkpoint(directory / CHECKPOINTS, out / CHECKPOINT_FOLDER)
 
 
 def _collect_checkpoint(kept: Path, out: Path) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from tensorrl.tracking import artifacts, entries, store
 from tensorrl.trial import folder
+from tensorrl.trial.cell import sweeps_with
 
 LOCK_FILE = ".mlflow.lock"
 
@@ -122,7 +123,7 @@ class Mirror:
         self.finished = True
 
     def _sweep_tags(self, run: _Run) -> dict[str, str]:
-        tags = {entries.sweep_tag(name): "yes" for name in folder.sweeps_with(self.directory)}
+        tags = {entries.sweep_tag(name): "yes" for name in sweeps_with(self.directory)}
         return {name: value for name, value in tags.items() if name not in run.tags}
 
     def _open(self, trial: dict[str, Any]) -> _Run:

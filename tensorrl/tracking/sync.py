@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +12,7 @@ from tensorrl.tracking import store
 from tensorrl.tracking.memory import is_complete, recall_experiment, remember
 from tensorrl.tracking.mirror import LOCK_FILE, Mirror
 from tensorrl.tracking.record import one_line
-from tensorrl.trial.folder import read_trial
+from tensorrl.trial.folder import DamagedFile, find_trials, load_result, load_trial
 
 _GIVE_UP_AFTER = 3
 """A store that failed for this many folders in a row is taken to be down: each more could cost a time-out."""
@@ -43,16 +42,21 @@ def sync_directory(
             of the folder around it.
 
     Returns:
-        One outcome per trial's folder, in the order of their paths.
+        One outcome per trial's folder, in the order of their paths. Links to folders are followed.
 
     Raises:
-        InputError: `directory` is no folder.
+        InputError: `directory` is no folder, or there is no trial in it.
     """
     if not directory.is_dir():
         raise InputError(f"{directory}: no such folder (allowed: a trial's folder, or one above trials' folders)")
+    found = list(find_trials(directory.absolute()))
+    if not found:
+        raise InputError(
+            f"{directory}: holds no run of tensorrl (allowed: a trial's folder, or one above trials' folders)"
+        )
     return _sync_all(
         (folder, store.tracking_uri_for(folder, tracking_uri), experiment or recall_experiment(folder))
-        for folder in _trial_folders(directory.absolute())
+        for folder in found
     )
 
 
@@ -62,7 +66,7 @@ def sync_missing(
     """Like `sync_directory` for trials' folders, but asks the store only about those not yet seen complete there.
 
     Args:
-        directories: trials' folders; one that holds no trial is passed over.
+        directories: trials' folders; one that holds no trial, or a damaged one, is passed over.
         tracking_uri: the MLflow store, as `store.tracking_uri_for` returns it.
         experiment: the MLflow experiment.
         failed: those of them whose trial ended by an error, so that its run is FAILED where it would be KILLED.
@@ -74,8 +78,7 @@ def sync_missing(
         (
             (folder, tracking_uri, experiment)
             for folder in directories
-            if read_trial(folder) is not None
-            and not is_complete(folder, experiment=experiment, tracking_uri=tracking_uri)
+            if _damage(folder) is None and not is_complete(folder, experiment=experiment, tracking_uri=tracking_uri)
         ),
         failed,
     )
@@ -83,15 +86,30 @@ def sync_missing(
 
 def _sync_all(trials: Iterable[tuple[Path, str, str]], failed: Collection[Path] = ()) -> list[SyncOutcome]:
     outcomes: list[SyncOutcome] = []
-    failures = 0
+    failures, reason = 0, None
     for folder, uri, experiment in trials:
+        damage = _damage(folder)
+        if damage is not None:
+            outcomes.append(SyncOutcome(folder, None, 0, damage))
+            continue
         if failures >= _GIVE_UP_AFTER:
-            outcomes.append(SyncOutcome(folder, None, 0, outcomes[-1].problem))
+            outcomes.append(SyncOutcome(folder, None, 0, reason))
             continue
         outcome = _sync(folder, uri, experiment, "FAILED" if folder in failed else "KILLED")
-        failures = failures + 1 if outcome.problem else 0
+        failures, reason = (failures + 1, outcome.problem) if outcome.problem else (0, None)
         outcomes.append(outcome)
     return outcomes
+
+
+def _damage(directory: Path) -> str | None:
+    """What of a trial's folder cannot be read, in one line. It says nothing about the store."""
+    try:
+        load_result(directory)
+        if load_trial(directory) is None:
+            return f"{directory}: holds no trial"
+    except DamagedFile as damaged:
+        return one_line(damaged)
+    return None
 
 
 def _sync(directory: Path, uri: str, experiment: str, ended: str) -> SyncOutcome:
@@ -105,10 +123,3 @@ def _sync(directory: Path, uri: str, experiment: str, ended: str) -> SyncOutcome
     except Exception as error:
         return SyncOutcome(directory, mirror.run_id, 0, one_line(error))
     return SyncOutcome(directory, mirror.run_id, sent, None)
-
-
-def _trial_folders(directory: Path) -> Iterator[Path]:
-    for name, below, _ in os.walk(directory):
-        below[:] = sorted(n for n in below if not n.startswith("."))
-        if read_trial(Path(name)) is not None:
-            yield Path(name)

@@ -1,84 +1,244 @@
-"""A trial's folder as its readers see it: `trial.json`, `progress.jsonl` and, at the end, `result.json`.
+"""A trial's folder: the names and forms of what it holds, and the one way to read it.
 
-Readers never assume that the writer is done: a last line cut short is not there yet, and a line that is gone
-(the progress of a resumed trial is cut back to its checkpoint) will be written again with the same figures.
+    trial.json         the description of the trial
+    progress.jsonl     a line for each report
+    checkpoints/       see `tensorrl.trial.checkpoints` and `tensorrl.trial.manifest`
+    spectra/           see `tensorrl.trial.spectra`
+    result.json        at the end: the description and the final figures
+    .train.lock        held by the process that trains
+
+Readers never assume that the writer is done. A line of reports counts once it ends with a line feed and holds a JSON
+object with a whole number `agent_steps`; any other line, torn by a kill or damaged since, is passed over wherever it
+stands, and the lines around it count. A line that is gone (the reports of a resumed trial are cut back to its
+checkpoint) will be written again with the same figures.
+
+Each file has two readers: `load_…` raises `DamagedFile` for one that is there and cannot be read, `read_…` takes such a
+file for none.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
+
+from tensorrl import files
+from tensorrl.errors import InputError
 
 TRIAL_FILE = "trial.json"
 PROGRESS_FILE = "progress.jsonl"
 RESULT_FILE = "result.json"
+LOCK_FILE = ".train.lock"
+SPECTRA = "spectra"
 STEP = "agent_steps"
-SWEEPS_FOLDER = ".sweeps"
-CELLS_FILE = "cells.json"
+_TAIL = 16_384
+_NONE = (FileNotFoundError, NotADirectoryError)
+_TEXTS = ("game", "variant")
+_NUMBERS = ("seed", "steps", "coefficients", "compression_ratio", "score", "final_score")
+_OBJECTS = ("settings", "network")
+
+
+class DamagedFile(InputError):
+    """A file that is there and does not hold what it should; its message is one line."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: is damaged ({reason})")
+        self.path = path
+
+
+def load_json(path: Path) -> dict[str, Any] | None:
+    """Returns the object that a file holds, or None where there is no such file.
+
+    Raises:
+        DamagedFile: it cannot be read, or holds no JSON object.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except _NONE:
+        return None
+    except OSError as error:
+        raise DamagedFile(path, error.strerror or str(error)) from None
+    except (ValueError, RecursionError):
+        raise DamagedFile(path, "no JSON") from None
+    if not isinstance(content, dict):
+        raise DamagedFile(path, f"a JSON {type(content).__name__} in the place of an object")
+    return content
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Returns the object that `path` holds, or None where there is no such file or it holds no JSON object."""
+    """Returns the object that a file holds, or None where there is no such file or it is damaged."""
     try:
-        content = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return load_json(path)
+    except DamagedFile:
         return None
-    return content if isinstance(content, dict) else None
+
+
+def load_trial(directory: Path) -> dict[str, Any] | None:
+    """Returns the description of the trial in a folder, or None where there is none.
+
+    Raises:
+        DamagedFile: it is there and cannot be read.
+    """
+    return _load(directory / TRIAL_FILE)
 
 
 def read_trial(directory: Path) -> dict[str, Any] | None:
-    """Returns the description of the trial in `directory` (its `trial.json`), or None where there is none."""
-    trial = read_json(directory / TRIAL_FILE)
-    return trial if trial is not None and isinstance(trial.get("key"), str) else None
-
-
-def read_result(directory: Path) -> dict[str, Any] | None:
-    """Returns the final figures of the trial in `directory`, or None while it is not finished.
-
-    A result of another trial than the one `trial.json` describes counts as none.
-    """
-    trial, result = read_trial(directory), read_json(directory / RESULT_FILE)
-    return result if trial is not None and result is not None and result.get("key") == trial["key"] else None
-
-
-def read_progress(directory: Path) -> list[dict[str, Any]]:
-    """Returns the complete lines of `progress.jsonl` that carry a step, in the order of the file."""
+    """Returns the description of the trial in a folder, or None where there is none or it is damaged."""
     try:
-        return read_lines((directory / PROGRESS_FILE).read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
-def read_lines(content: bytes) -> list[dict[str, Any]]:
-    """Returns the complete lines of a report file's content that carry a step."""
-    lines: list[dict[str, Any]] = []
-    for raw in content.split(b"\n")[:-1]:
-        try:
-            line = json.loads(raw)
-        except ValueError:
-            continue
-        if isinstance(line, dict) and isinstance(line.get(STEP), int):
-            lines.append(line)
-    return lines
-
-
-def modified_ms(path: Path) -> int | None:
-    """Returns when `path` was last written, in milliseconds since the epoch, or None where it does not exist."""
-    try:
-        return path.stat().st_mtime_ns // 1_000_000
-    except (FileNotFoundError, NotADirectoryError):
+        return load_trial(directory)
+    except DamagedFile:
         return None
 
 
-def sweeps_with(directory: Path) -> list[str]:
-    """Returns the names of the sweeps beside a trial's folder that list it among their cells, sorted."""
-    trial = read_trial(directory)
-    if trial is None:
-        return []
-    found = []
-    for path in sorted((directory.parent / SWEEPS_FOLDER).glob(f"*/{CELLS_FILE}")):
-        cells = (read_json(path) or {}).get("cells")
-        if any(cell.get("key") == trial["key"] for cell in cells or ()):
-            found.append(path.parent.name)
-    return found
+def load_result(directory: Path) -> dict[str, Any] | None:
+    """Returns the final figures of the trial in a folder, or None while it is not finished.
+
+    Raises:
+        DamagedFile: they cannot be read, or are of another trial than the one that the folder describes; or the
+            description cannot be read.
+    """
+    result = _load(directory / RESULT_FILE)
+    if result is None:
+        return None
+    trial = load_trial(directory)
+    if trial is None or result["key"] != trial["key"]:
+        raise DamagedFile(directory / RESULT_FILE, f"the result of another trial than {TRIAL_FILE} describes")
+    return result
+
+
+def read_result(directory: Path) -> dict[str, Any] | None:
+    """Returns the final figures of the trial in a folder, or None where there are none or they are damaged."""
+    try:
+        return load_result(directory)
+    except DamagedFile:
+        return None
+
+
+def _load(path: Path) -> dict[str, Any] | None:
+    content = load_json(path)
+    if content is None:
+        return None
+    if not isinstance(content.get("key"), str):
+        raise DamagedFile(path, "no key of a trial")
+    for names, kind in ((_TEXTS, str), (_NUMBERS, float), (_OBJECTS, dict)):
+        for name in names:
+            if name in content and not (is_number(content[name]) if kind is float else isinstance(content[name], kind)):
+                raise DamagedFile(path, f"{name} is {str(content[name])[:40]!r}")
+    return content
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Returns whether a value from JSON is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def read_progress(directory: Path) -> list[dict[str, Any]]:
+    """Returns the good lines of a trial's reports, in the order of the file."""
+    return read_lines(_read_bytes(directory / PROGRESS_FILE))
+
+
+def read_lines(content: bytes) -> list[dict[str, Any]]:
+    """Returns the good lines of a report file's content."""
+    return [line for _, line in _good_lines(content)]
+
+
+def last_report(directory: Path) -> dict[str, Any]:
+    """Returns the last good line of a trial's reports, reading little else; empty where there is none."""
+    tail = _read_bytes(directory / PROGRESS_FILE, last=_TAIL)
+    # What the tail begins with may be the end of a line, which holds no object.
+    return next((line for _, line in reversed(list(_good_lines(tail)))), {})
+
+
+def add_report(directory: Path, line: Mapping[str, Any]) -> None:
+    """Adds a line to a trial's reports.
+
+    Raises:
+        OSError: it cannot be written; a part of it may have been.
+    """
+    with (directory / PROGRESS_FILE).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(dict(line)) + "\n")
+
+
+def sync_reports(directory: Path) -> None:
+    """Waits until the disk has a trial's reports: a checkpoint must not outlive reports that come before it."""
+    if (directory / PROGRESS_FILE).exists():
+        files.sync_to_disk(directory / PROGRESS_FILE)
+
+
+def cut_reports(directory: Path, steps: int) -> None:
+    """Drops the reports after an agent step, which will be written again, and what is no good line."""
+    path = directory / PROGRESS_FILE
+    if path.exists():
+        kept = [text for text, line in _good_lines(_read_bytes(path)) if line[STEP] <= steps]
+        files.write_bytes(path, b"".join(text + b"\n" for text in kept))
+
+
+def _good_lines(content: bytes) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    for text in content.split(b"\n")[:-1]:
+        try:
+            line = json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+        # The type, not what is derived from it: true is no number of steps.
+        if isinstance(line, dict) and type(line.get(STEP)) is int and line[STEP] >= 0:
+            yield text, line
+
+
+def _read_bytes(path: Path, *, last: int | None = None) -> bytes:
+    """Returns a file's content or its last bytes; nothing where it is not there or cannot be read."""
+    try:
+        with path.open("rb") as file:
+            if last is not None:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - last))
+            return file.read()
+    except OSError:
+        return b""
+
+
+def find_trials(directory: Path) -> Iterator[Path]:
+    """Yields the folders at and below a folder that hold a trial, damaged ones too, in the order of their paths.
+
+    Symbolic links are followed; a folder that several lead to comes once. Hidden folders are passed over.
+    """
+    seen: set[tuple[int, int]] = set()
+    for name, below, names in os.walk(directory, followlinks=True):
+        try:
+            status = Path(name).stat()
+        except OSError:
+            continue
+        if (status.st_dev, status.st_ino) in seen:
+            below.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        holds = TRIAL_FILE in names or TRIAL_FILE in below
+        below[:] = sorted(each for each in below if not each.startswith("."))
+        if holds:
+            yield Path(name)
+
+
+def is_in_use(directory: Path) -> bool:
+    """Returns whether a process trains in a folder now."""
+    lock = directory / LOCK_FILE
+    if not lock.exists():
+        return False
+    try:
+        with files.file_lock(lock, wait=False):
+            return False
+    except files.LockedError:
+        return True
+
+
+def spectrum_files(directory: Path) -> list[Path]:
+    """Returns the files of a trial's spectra, by agent steps."""
+    return sorted(path for path in (directory / SPECTRA).glob("*.npz") if path.stem.isdigit())
+
+
+def modified_ms(path: Path) -> int | None:
+    """Returns when a file was last written, in milliseconds since the epoch, or None where it does not exist."""
+    try:
+        return path.stat().st_mtime_ns // 1_000_000
+    except _NONE:
+        return None

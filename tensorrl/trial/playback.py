@@ -13,6 +13,7 @@ from tensorrl.errors import InputError
 from tensorrl.networks.qnetwork import QNetwork
 from tensorrl.networks.spec import NetworkSpec
 from tensorrl.trial import checkpoints
+from tensorrl.trial.manifest import CHECKPOINTS
 from tensorrl.trial.settings import Settings
 from tensorrl.trial.training import evaluate
 
@@ -28,7 +29,7 @@ def find_checkpoint(path: Path) -> Path:
     """
     if (path / "manifest.json").is_file():
         return path
-    for folder in (path / "checkpoints", path):
+    for folder in (path / CHECKPOINTS, path):
         found = checkpoints.checkpoints(folder)
         if found:
             return found[-1]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tensorrl.errors import InputError, shown, unknown
-from tensorrl.networks.ranks import solve_ranks
+from tensorrl.networks.ranks import LayerShape, solve_ranks
 from tensorrl.networks.spec import DENSE_LAYERS, NetworkSpec
 from tensorrl.trial.allowed import allowed
 
@@ -163,10 +164,20 @@ def network_spec(settings: Settings, actions: int) -> NetworkSpec:
         fixed = sum(dense.convolution_coefficients().values())
         if budget <= fixed:
             raise InputError(f"budget of {budget} coefficients: the convolutions alone have {fixed}")
-        ranks = solve_ranks(
-            layers, factorization=settings.factorization, coefficients=budget - fixed, fixed=settings.ranks
-        )
+        given = tuple(sorted(settings.ranks.items()))
+        ranks = dict(_solve(tuple(layers), settings.factorization, budget - fixed, given))
     return _spec({**shape, "factorization": settings.factorization, "ranks": ranks})
+
+
+@functools.lru_cache(maxsize=1024)
+def _solve(
+    layers: tuple[LayerShape, ...],
+    factorization: str,
+    coefficients: int,
+    given: tuple[tuple[str, tuple[int, ...]], ...],
+) -> Mapping[str, tuple[int, ...]]:
+    """Ranks within a budget, kept: a sweep asks for those of its cells more than once."""
+    return solve_ranks(layers, factorization=factorization, coefficients=coefficients, fixed=dict(given))
 
 
 def reference_coefficients(settings: Settings, actions: int) -> int:

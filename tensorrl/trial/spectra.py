@@ -20,10 +20,10 @@ import numpy.typing as npt
 
 from tensorrl import files
 from tensorrl.errors import InputError
+from tensorrl.trial.folder import SPECTRA, TRIAL_FILE, DamagedFile, load_trial, spectrum_files
 
 Values = npt.NDArray[np.float32]
 
-FOLDER = "spectra"
 MATRIX = "matrix"
 ENERGIES = (0.90, 0.95, 0.99)
 ZERO = 1e-5
@@ -108,7 +108,7 @@ def save(run: Path, spectrum: Spectrum) -> Path:
     Returns:
         `run`/spectra/<agent steps>.npz: an array for each unfolding.
     """
-    folder = run / FOLDER
+    folder = run / SPECTRA
     folder.mkdir(exist_ok=True)
     path = folder / f"{spectrum.agent_steps:08d}.npz"
     arrays: dict[str, Any] = dict(spectrum.values)
@@ -123,16 +123,16 @@ def load_run(folder: Path) -> RunSpectra:
     Raises:
         InputError: `folder` holds no run or no spectra, or a file of it is damaged.
     """
+    trial = load_trial(folder)
+    if trial is None:
+        raise InputError(f"{folder}: holds no run of tensorrl (no {TRIAL_FILE} there)")
     try:
-        trial = json.loads((folder / "trial.json").read_text())
         key, game, label = trial["key"], trial["game"], _label(trial["variant"], trial["settings"])
-    except FileNotFoundError:
-        raise InputError(f"{folder}: holds no run of tensorrl (no trial.json there)") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder / 'trial.json'}: cannot be read ({type(error).__name__}: {error})") from None
-    paths = sorted(path for path in (folder / FOLDER).glob("*.npz") if path.stem.isdigit())
+    except KeyError as lacking:
+        raise DamagedFile(folder / TRIAL_FILE, f"no {lacking.args[0]}") from None
+    paths = spectrum_files(folder)
     if not paths:
-        raise InputError(f"{folder}: holds no spectra ({FOLDER}/*.npz); only runs begun with this version keep them")
+        raise InputError(f"{folder}: holds no spectra ({SPECTRA}/*.npz); only runs begun with this version keep them")
     return RunSpectra(folder, key, game, label, [_load(path) for path in paths])
 
 

@@ -8,7 +8,7 @@ from tensorrl.errors import InputError
 
 def make_run(folder, game="pong"):
     folder.mkdir()
-    (folder / "trial.json").write_text(json.dumps({"game": game, "variant": "rainbow", "seed": 0}))
+    (folder / "trial.json").write_text(json.dumps({"key": "k", "game": game, "variant": "rainbow", "seed": 0}))
     lines = [
         {"agent_steps": 10, "episode_return": -21.0},
         {"agent_steps": 20},

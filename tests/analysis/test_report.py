@@ -15,9 +15,10 @@ import pytest
 from synthetic_store import PAPER_VARIANTS, PONG_VARIANTS, make_sweep
 
 from tensorrl import games
-from tensorrl.analysis import paper_figures, records, report, scoreboard
+from tensorrl.analysis import paper_figures, report, scoreboard
 from tensorrl.errors import InputError
 from tensorrl.sweeps.store.report import sweep_record
+from tensorrl.trial.folder import read_progress
 
 SMALL = ("rainbow", "trl-5x", "kfac-trl-10x")
 GAMES = ("pong", "road_runner", "assault", "krull")
@@ -177,7 +178,7 @@ def test_missing_and_failed_cells_are_named_and_count_nowhere(store: Path, tmp_p
     record = sweep_record(store, "small")
     states = {(cell.game, cell.variant, cell.seed): cell.state for cell in record.cells if cell.state != "finished"}
     assert states == {
-        ("krull", "trl-5x", 2): "missing",
+        ("krull", "trl-5x", 2): "waiting",
         ("pong", "trl-5x", 1): "unfinished",
         ("assault", "trl-5x", 0): "failed",
     }
@@ -187,7 +188,7 @@ def test_missing_and_failed_cells_are_named_and_count_nowhere(store: Path, tmp_p
 
     report.write(report.build(record), tmp_path / "report")
     text = (tmp_path / "report" / "index.html").read_text()
-    assert "1 failed, 1 unfinished, 1 missing of 36 cells" in text
+    assert "1 waiting, 1 unfinished, 1 failed of 36 cells" in text
     for line in ("trl-5x on krull, seed 2", "trl-5x on assault, seed 0", "RuntimeError: no luck | at &lt;step 7&gt;"):
         assert line in text
     row = next(r for r in table(tmp_path / "report", "table1-paper") if r["game"] == "krull")
@@ -219,7 +220,7 @@ def test_a_sweep_with_nothing_finished_still_has_a_report(store: Path, tmp_path:
     for path in store.glob("*-seed*"):
         shutil.rmtree(path)
     made = report.build(sweep_record(store, "small"))
-    assert made.warnings[0].startswith("36 missing of 36 cells")
+    assert made.warnings[0].startswith("36 waiting of 36 cells")
     assert any("nothing can be compared" in warning for warning in made.warnings)
     report.write(made, tmp_path / "report")
     assert not list((tmp_path / "report" / "figures").iterdir())
@@ -278,7 +279,7 @@ def test_the_typical_run_is_the_median_one_of_the_most_compressed_agent(made: Pa
     cells = paper_figures.pong_cells(sweep_record(made, "pong_ranks"))
     typical = paper_figures.typical_run(cells)
     ends = {
-        cell.seed: paper_figures.returns_of(records.read_lines(cell.folder)).smooth[-1]
+        cell.seed: paper_figures.returns_of(read_progress(cell.folder)).smooth[-1]
         for cell in cells
         if cell.variant == "pong-dqn-trl-2"
     }

@@ -172,7 +172,7 @@ def test_a_trial_killed_again_and_again_is_the_trial_left_alone(tmp_path, varian
 
     from mlflow import MlflowClient
 
-    from tensorrl.trial.run import read_progress
+    from tensorrl.trial.folder import read_progress
 
     arguments = ["train", "--game", "pong", "--variant", variant, "--seed", 0, "--steps", 2_400, "--device", "cpu",
                  "--threads", 1, "--checkpoint-every", 150, "--json", "--resume"]  # fmt: skip
@@ -195,7 +195,7 @@ def test_a_trial_killed_again_and_again_is_the_trial_left_alone(tmp_path, varian
     assert json.loads(text)["parameters_sha256"] == alone["parameters_sha256"]
 
     def figures(folder):
-        lines = read_progress(folder / "progress.jsonl")
+        lines = read_progress(folder)
         return [{k: v for k, v in line.items() if "second" not in k} for line in lines]
 
     assert figures(out) == figures(tmp_path / "alone" / "run")
@@ -203,4 +203,4 @@ def test_a_trial_killed_again_and_again_is_the_trial_left_alone(tmp_path, varian
     (only,) = client.search_runs([e.experiment_id for e in client.search_experiments()])
     assert only.info.status == "FINISHED"
     steps = [point.step for point in client.get_metric_history(only.info.run_id, "updates")]
-    assert sorted(steps) == [line["agent_steps"] for line in read_progress(out / "progress.jsonl")]
+    assert sorted(steps) == [line["agent_steps"] for line in read_progress(out)]

@@ -48,7 +48,7 @@ def test_a_sweep_file_is_reported_as_far_as_its_cells_exist(store: Path, tmp_pat
         ("trl-5x", "2 of 2"),
         ("trl-10x", "0 of 2"),
     ]
-    assert any(line.startswith("2 missing of 6 cells") for line in told["warnings"])
+    assert any(line.startswith("2 waiting of 6 cells") for line in told["warnings"])
 
 
 def test_runs_made_without_a_server_are_sent_later_and_what_cannot_be_is_told(

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from tensorrl.cli import app
 from tensorrl.errors import InputError
-from tensorrl.sweeps import cells, entries, load_sweep
+from tensorrl.sweeps import cells, load_sweep, locate
 from tensorrl.sweeps.store.layout import write_sweep
 
 GOOD = """
@@ -74,7 +74,7 @@ def test_status_says_how_a_sweep_stands_by_file_and_by_name(tmp_path: Path, file
     assert "mine: not run in this store yet" in said
     assert "1 of 8 cells finished, 5,000 of 40,000 agent steps" in said
     spec = load_sweep(file)
-    write_sweep(store, spec, entries(store, cells(spec)))
+    write_sweep(store, spec, locate(store, cells(spec)))
     found = json.loads(invoke("status", "mine", "--out", store, "--json", "--watch"))
     assert (found["finished"], found["waiting"], found["driver"]) == (1, 7, "none")
     assert found["rows"][0]["score"] == 7.5

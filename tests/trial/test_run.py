@@ -3,7 +3,8 @@ import json
 import pytest
 
 from tensorrl.errors import InputError
-from tensorrl.trial.run import Interrupted, TrialSpec, make_spec, read_progress, run_trial
+from tensorrl.trial.folder import read_progress
+from tensorrl.trial.run import Interrupted, TrialSpec, make_spec, run_trial
 
 QUICK = {"learning_starts": 100, "epsilon_decay": 50, "final_episodes": 1, "evaluation_epsilon": 1.0}
 
@@ -18,7 +19,7 @@ def spec(**changes):
 
 def figures(path):
     timings = {"steps_per_second", "training_seconds"}
-    return [{k: v for k, v in line.items() if k not in timings} for line in read_progress(path / "progress.jsonl")]
+    return [{k: v for k, v in line.items() if k not in timings} for line in read_progress(path)]
 
 
 class Kill(BaseException):
@@ -47,7 +48,7 @@ def test_result_and_progress_say_what_a_reader_needs(whole):
     assert result["human_normalized"] == pytest.approx((result["score"] - 11.5) / (7845.0 - 11.5))
     assert result["updates"] == 200
     assert result["settings"]["noisy"] is False
-    lines = read_progress(out / "progress.jsonl")
+    lines = read_progress(out)
     assert [line["agent_steps"] for line in lines] == list(range(15, 301, 15))
     assert [line["agent_steps"] for line in lines if "evaluation_return" in line] == [240, 270, 300]
     assert lines[-1]["beta"] == pytest.approx(1.0)

@@ -18,8 +18,9 @@ from tensorrl.cli import app
 from tensorrl.errors import InputError
 from tensorrl.networks.regression import TensorRegression
 from tensorrl.trial import variants
+from tensorrl.trial.folder import read_progress
 from tensorrl.trial.playback import load_network
-from tensorrl.trial.run import TrialSpec, read_progress, run_trial
+from tensorrl.trial.run import TrialSpec, run_trial
 from tensorrl.trial.spectra import (
     ZERO,
     Spectrum,
@@ -174,7 +175,7 @@ def test_a_trial_keeps_its_spectra_and_a_resumed_one_the_same(tmp_path: Path) ->
     assert [path.name for path in sorted((resumed / "spectra").iterdir())] == [path.name for path in files]
     for path in files:
         assert path.read_bytes() == (resumed / "spectra" / path.name).read_bytes()
-    lines = {line["agent_steps"]: line for line in read_progress(whole / "progress.jsonl")}
+    lines = {line["agent_steps"]: line for line in read_progress(whole)}
     kept = {spectrum.agent_steps: spectrum.values["matrix"] for spectrum in load_run(whole).spectra}
     for step, values in kept.items():
         if step:

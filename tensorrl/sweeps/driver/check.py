@@ -12,8 +12,8 @@ from tensorrl.sweeps.driver.resources import fit, machines, train_on
 from tensorrl.sweeps.grid.cells import cells, select
 from tensorrl.sweeps.grid.spec import SweepSpec
 from tensorrl.sweeps.remote.driver_side import look
-from tensorrl.sweeps.store.layout import check_version, entries
-from tensorrl.sweeps.store.status import cell_status
+from tensorrl.sweeps.store.layout import check_version, locate
+from tensorrl.trial.cell import cell_status
 
 
 def check_sweep(
@@ -39,9 +39,9 @@ def check_sweep(
         # Aside: a check writes nothing into the store.
         with tempfile.TemporaryDirectory(prefix="tensorrl-check-") as aside:
             look(remote, Path(aside), chosen)
-            rows = [cell_status(entry, Path(aside)) for entry in entries(Path(aside), chosen)]
+            rows = [cell_status(cell, Path(aside)) for cell in locate(Path(aside), chosen)]
     else:
-        rows = [cell_status(entry, store) for entry in entries(store, chosen)]
+        rows = [cell_status(cell, store) for cell in locate(store, chosen)]
     if address:
         with ray_session(address):
             there = machines()

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tensorrl.sweeps.grid.cells import Cell, cells
+from tensorrl.sweeps.grid.cells import PlannedCell, cells
 from tensorrl.sweeps.grid.spec import SweepSpec
-from tensorrl.sweeps.store.status import CellStatus
+from tensorrl.trial.cell import CellStatus
 from tensorrl.trial.settings import Settings, replay_slots
 
 Device = Literal["cpu", "cuda"]
@@ -115,18 +115,18 @@ def gpu_memory(spec: SweepSpec) -> float:
     return max(_gpu_memory(cell) for cell in _kinds(spec))
 
 
-def _gpu_memory(cell: Cell) -> float:
+def _gpu_memory(cell: PlannedCell) -> float:
     row = measured().get(("cuda", cell.trial.variant))
     return row.gpu_memory if row else _CUDA_CONTEXT + replay_bytes(cell.trial.settings, cell.trial.steps)
 
 
-def _kinds(spec: SweepSpec) -> list[Cell]:
+def _kinds(spec: SweepSpec) -> list[PlannedCell]:
     """One cell of each variant and combination of axes: games and seeds need the same memory."""
     one = spec.model_copy(update={"games": spec.games[:1], "seeds": spec.seeds[:1]})
     return cells(one)
 
 
-def _trial_memory(cell: Cell, device: Device) -> float:
+def _trial_memory(cell: PlannedCell, device: Device) -> float:
     replay = replay_bytes(cell.trial.settings, cell.trial.steps) if device == "cpu" else 0
     row = measured().get((device, cell.trial.variant)) or measured()["cpu", cell.trial.variant]
     return row.memory + _PEAKS + replay
@@ -247,8 +247,7 @@ def _speed(variant: str, rows: Sequence[CellStatus], device: Device) -> tuple[fl
     own = [
         float(row.result["steps_per_second"])
         for row in rows
-        if row.result is not None
-        and row.variant == variant
+        if row.variant == variant
         and row.result.get("steps_per_second")
         and str(row.result.get("device", "cpu")).partition(":")[0] == device
     ]

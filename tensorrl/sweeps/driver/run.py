@@ -15,7 +15,7 @@ from tensorrl.sweeps.driver.cluster import check_address, joins_ray, ray_session
 from tensorrl.sweeps.driver.estimate import this_machine
 from tensorrl.sweeps.driver.resources import await_machine, fit, trial_resources
 from tensorrl.sweeps.driver.tuning import Control, tune_cells
-from tensorrl.sweeps.grid.cells import Cell, cells, select
+from tensorrl.sweeps.grid.cells import PlannedCell, cells, select
 from tensorrl.sweeps.grid.spec import SweepSpec
 from tensorrl.sweeps.remote.driver_side import Away, open_away
 from tensorrl.sweeps.store.board import Board, OnUpdate
@@ -25,19 +25,20 @@ from tensorrl.sweeps.store.layout import (
     DRIVER_LOCK,
     STATE_FILE,
     STOP_FILE,
-    entries,
+    locate,
     lock_file,
     open_store,
     sweep_folder,
     write_sweep,
 )
 from tensorrl.sweeps.store.signals import StopFlag, StopRequest, stop_signals
-from tensorrl.sweeps.store.status import CellStatus, read_status
+from tensorrl.sweeps.store.status import read_status
 from tensorrl.tracking import prepare_store, sync_missing, tracking_uri_for
 from tensorrl.tracking.memory import is_complete
 from tensorrl.tracking.mirror import LOCK_FILE
 from tensorrl.tracking.record import one_line
-from tensorrl.trial.folder import read_result
+from tensorrl.trial.cell import CellStatus
+from tensorrl.trial.folder import is_in_use, read_result
 
 Say = Callable[[str], None]
 
@@ -104,13 +105,13 @@ def run_sweep(
         raise _full(store) from None
 
 
-def _refuse_early(spec: SweepSpec, store: Path, chosen: Sequence[Cell]) -> None:
+def _refuse_early(spec: SweepSpec, store: Path, chosen: Sequence[PlannedCell]) -> None:
     """Refuses what this machine lacks before anything is written; a Ray of the sweep's own has no other machine."""
     try:
         fit(spec, [this_machine()])
     except InputError:
         # What is finished asks for nothing, and may lack its record or its report only.
-        if any(read_result(store / entry.folder) is None for entry in entries(store, chosen)):
+        if any(read_result(store / cell.folder) is None for cell in locate(store, chosen)):
             raise
 
 
@@ -121,8 +122,8 @@ class _Sweep:
         self,
         spec: SweepSpec,
         store: Path,
-        grid: Sequence[Cell],
-        chosen: Sequence[Cell],
+        grid: Sequence[PlannedCell],
+        chosen: Sequence[PlannedCell],
         uri: str,
         away: Away | None,
         stop: StopRequest,
@@ -137,14 +138,14 @@ class _Sweep:
         self.busy: set[int] = set()
 
     def run(self, max_concurrent: int | None, address: str | None) -> list[CellStatus]:
-        write_sweep(self.store, self.spec, entries(self.store, self.grid))
+        write_sweep(self.store, self.spec, locate(self.store, self.grid))
         with ExitStack() as held:
             self._become_driver(held)
             # Once more: while this process waited, the other may have made cells, or been of another file.
             if self.away is not None:
-                self.away.bring(entries(self.store, self.grid))
-            write_sweep(self.store, self.spec, entries(self.store, self.grid))
-            board = Board(entries(self.store, self.chosen), self.store, self.folder / STATE_FILE, self.on_update)
+                self.away.bring(locate(self.store, self.grid))
+            write_sweep(self.store, self.spec, locate(self.store, self.grid))
+            board = Board(locate(self.store, self.chosen), self.store, self.folder / STATE_FILE, self.on_update)
             if self.away is not None:
                 self.away.follow(board, self.stop)
             try:
@@ -166,7 +167,7 @@ class _Sweep:
                 with ExitStack() as here:
                     here.enter_context(file_lock(self.folder / DRIVER_LOCK, wait=False))
                     if self.away is not None and not self.away.claim(self._pause):
-                        self.away.bring_sweep(entries(self.store, self.chosen))
+                        self.away.bring_sweep(locate(self.store, self.chosen))
                         raise LockedError
                     held.push(here.pop_all())
             except LockedError:
@@ -175,7 +176,7 @@ class _Sweep:
                     self.say(f"{self.spec.name}: is run by another process ({where}); waiting, to go on where it ends")
                 said = True
                 if self.on_update is not None:
-                    listed = entries(self.store, self.chosen)
+                    listed = locate(self.store, self.chosen)
                     self.on_update(list(read_status(self.store, self.spec.name, listed).rows))
                 self._pause()
             else:
@@ -197,8 +198,8 @@ class _Sweep:
                     spec=self.spec,
                     store=self.store,
                     folder=self.folder,
-                    cells=[cell.on(device) for cell in self.chosen],
                     board=board,
+                    device=device,
                     stop=self.stop,
                     flag=flag,
                     uri=self.uri,
@@ -236,20 +237,22 @@ class _Sweep:
 
     def _relocate(self, board: Board) -> None:
         if self.busy:
-            for index, entry in enumerate(entries(self.store, self.chosen)):
-                if index in self.busy and entry.folder != board.listed[index].folder:
-                    board.move(index, entry)
+            for index, cell in enumerate(locate(self.store, self.chosen)):
+                if index in self.busy and cell.folder != board.listed[index].folder:
+                    board.move(index, cell)
             board.refresh(self.busy)
 
     def _free(self, board: Board, index: int) -> bool:
+        cell = board.listed[index]
         try:
-            with file_lock(lock_file(self.store, board.listed[index].key), wait=False):
-                return True
+            with file_lock(lock_file(self.store, cell.key), wait=False):
+                # `tensorrl train` locks the folder alone.
+                return not is_in_use(self.store / cell.folder)
         except LockedError:
             return False
 
     def _sync(self, board: Board) -> None:
-        folders = [self.store / entry.folder for entry in board.listed]
+        folders = [self.store / cell.folder for cell in board.listed]
         _await_records(folders)
         if self.away is not None:
             self.away.bring_checkpoints(

@@ -13,7 +13,6 @@ from typing import Any
 
 from tensorrl.sweeps.driver import worker
 from tensorrl.sweeps.driver.cluster import Watchman
-from tensorrl.sweeps.grid.cells import Cell
 from tensorrl.sweeps.grid.spec import SweepSpec
 from tensorrl.sweeps.remote.files import Remote
 from tensorrl.sweeps.store.board import Board
@@ -33,8 +32,8 @@ class Control:
         spec: the sweep.
         store: the folder of cells.
         folder: the sweep's own.
-        cells: those that were chosen.
-        board: how they stand; the same places.
+        board: the cells that were chosen, and how they stand.
+        device: what the trials train on, "cpu" or "cuda".
         stop: whether the user wants the sweep to stop.
         flag: tells the trials.
         uri: MLflow's store.
@@ -47,8 +46,8 @@ class Control:
     spec: SweepSpec
     store: Path
     folder: Path
-    cells: Sequence[Cell]
     board: Board
+    device: str
     stop: StopRequest
     flag: StopFlag
     uri: str
@@ -121,18 +120,18 @@ def last_lines(text: str, count: int = _ERROR_LINES) -> tuple[str, ...]:
 
 
 def _task(control: Control, place: int) -> worker.CellTask:
-    entry = control.board.listed[place]
+    cell = control.board.listed[place]
     return worker.CellTask(
-        spec=control.cells[place].trial.model_dump(mode="json"),
-        key=entry.key,
+        spec=cell.on(control.device).trial.model_dump(mode="json"),
+        key=cell.key,
         store=str(control.store),
-        folder=entry.folder,
+        folder=cell.folder,
         stop_file=str(control.flag.path),
         tracking_uri=control.uri,
         experiment=control.spec.experiment,
         trial_function=worker.TRIAL_FUNCTION,
         remote=control.remote,
-        claim=claim_name(entry.key),
+        claim=claim_name(cell.key),
         remote_stop=sweep_name(control.spec.name, STOP_FILE),
     )
 

@@ -113,7 +113,7 @@ def _train_away(task: CellTask, store: Path, stop: Callable[[], bool]) -> CellEn
 def _train(task: CellTask, folder: Path, stop: Callable[[], bool]) -> CellEnd:
     if read_result(folder) is not None:
         return CellEnd(outcome="done", reason="")
-    from tensorrl.trial.run import Interrupted
+    from tensorrl.trial.run import FolderInUse, Interrupted
 
     module, _, name = task["trial_function"].partition(":")
     run: Callable[..., Any] = getattr(importlib.import_module(module), name)
@@ -125,6 +125,9 @@ def _train(task: CellTask, folder: Path, stop: Callable[[], bool]) -> CellEnd:
     except Interrupted as stopped:
         failed = False
         return CellEnd(outcome="stopped", reason=str(stopped))
+    except FolderInUse as error:
+        failed = False
+        return CellEnd(outcome="busy", reason=str(error))
     except InputError as error:
         return CellEnd(outcome="refused", reason=str(error))
     finally:

@@ -3,53 +3,39 @@
 from __future__ import annotations
 
 import fnmatch
-import functools
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tensorrl import games
 from tensorrl.errors import InputError
 from tensorrl.sweeps.grid.spec import SweepSpec
 from tensorrl.trial import variants
-from tensorrl.trial.settings import Settings, network_spec
+from tensorrl.trial.cell import Cell
+from tensorrl.trial.settings import network_spec
 from tensorrl.trial.spec import TrialSpec, determining_settings, trial_key
 
 KEY_LETTERS = 8
 """Letters of a cell's key that end its folder's name."""
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One trial of a sweep.
+@dataclass(frozen=True, kw_only=True)
+class PlannedCell(Cell):
+    """A cell and what its trial is made of, so that it can be trained.
 
     Attributes:
-        trial: what determines it.
-        key: digest of that; two cells of one key are one cell, in whatever sweep.
-        axes: the values of the sweep's axes that it has.
+        trial: what determines it, and how it is run.
     """
 
     trial: TrialSpec
-    key: str
-    axes: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def name(self) -> str:
-        """`<game>-<variant>-seed<k>`, which cells that differ in settings share."""
-        return f"{self.trial.game}-{self.trial.variant}-seed{self.trial.seed}"
-
-    @property
-    def folder(self) -> str:
-        """Name of its folder in a store."""
-        return f"{self.name}-{self.key[:KEY_LETTERS]}"
-
-    def on(self, device: str) -> Cell:
+    def on(self, device: str) -> PlannedCell:
         """The same cell, to be trained on "cpu" or "cuda"."""
         return replace(self, trial=self.trial.model_copy(update={"device": device}))
 
 
-def cells(spec: SweepSpec) -> list[Cell]:
+def cells(spec: SweepSpec) -> list[PlannedCell]:
     """Returns the sweep's cells, seed by seed: a sweep cut short has every game and variant with the first seeds.
 
     Raises:
@@ -64,7 +50,7 @@ def cells(spec: SweepSpec) -> list[Cell]:
     return found
 
 
-def select(grid: Sequence[Cell], pattern: str | None) -> list[Cell]:
+def select(grid: Sequence[PlannedCell], pattern: str | None) -> list[PlannedCell]:
     """Returns the cells whose name (`<game>-<variant>-seed<k>`) matches.
 
     Args:
@@ -84,7 +70,7 @@ def select(grid: Sequence[Cell], pattern: str | None) -> list[Cell]:
     return chosen
 
 
-def _matches(cell: Cell, patterns: Sequence[str]) -> bool:
+def _matches(cell: PlannedCell, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(cell.name, each) for each in patterns)
 
 
@@ -109,9 +95,19 @@ class _Kind:
         )
         return cls(trial, axes, determining_settings(trial.settings))
 
-    def cell(self, game: str, seed: int) -> Cell:
+    def cell(self, game: str, seed: int) -> PlannedCell:
         trial = self.trial.model_copy(update={"game": game, "seed": seed})
-        return Cell(trial, trial_key(game, self.determining, seed=seed, steps=trial.steps), self.axes)
+        key = trial_key(game, self.determining, seed=seed, steps=trial.steps)
+        return PlannedCell(
+            key=key,
+            folder=f"{game}-{trial.variant}-seed{seed}-{key[:KEY_LETTERS]}",
+            game=game,
+            variant=trial.variant,
+            seed=seed,
+            steps=trial.steps,
+            axes=self.axes,
+            trial=trial,
+        )
 
 
 def _combinations(spec: SweepSpec) -> list[tuple[str, dict[str, Any]]]:
@@ -136,22 +132,17 @@ def _check_networks(spec: SweepSpec, combined: Sequence[tuple[str, dict[str, Any
     actions = tuple(sorted({games.get(game).actions for game in spec.games}))
     for variant, axes, settings in combined:
         try:
-            _size_networks(variants.resolve(variant, settings).model_dump_json(), actions)
+            resolved = variants.resolve(variant, settings)
+            for count in actions:
+                network_spec(resolved, count)
         except InputError as error:
             values = ", ".join(f"{name} {value}" for name, value in axes.items())
             where = f"axes ({values}), variant {variant}" if axes else "settings"
             raise InputError(f"{where}: {error}") from None
 
 
-@functools.lru_cache(maxsize=1024)
-def _size_networks(settings: str, actions: tuple[int, ...]) -> None:
-    """Finds the ranks for each number of actions; kept, because a sweep's cells are asked for more than once."""
-    for count in actions:
-        network_spec(Settings.model_validate_json(settings), count)
-
-
-def _check_distinct(grid: Sequence[Cell]) -> None:
-    known: dict[str, Cell] = {}
+def _check_distinct(grid: Sequence[PlannedCell]) -> None:
+    known: dict[str, PlannedCell] = {}
     for cell in grid:
         other = known.setdefault(cell.key, cell)
         if other is not cell:
@@ -161,6 +152,6 @@ def _check_distinct(grid: Sequence[Cell]) -> None:
             )
 
 
-def _title(cell: Cell) -> str:
+def _title(cell: PlannedCell) -> str:
     values = "".join(f" {name}={value}" for name, value in cell.axes.items())
     return cell.name + values

@@ -18,11 +18,19 @@ from tensorrl import files
 from tensorrl.errors import InputError
 from tensorrl.sweeps.remote.files import Remote, at_once
 from tensorrl.tracking.memory import MEMORY_FILE
-from tensorrl.trial.folder import PROGRESS_FILE, RESULT_FILE, STEP, TRIAL_FILE, read_lines, read_progress
+from tensorrl.trial.folder import (
+    PROGRESS_FILE,
+    RESULT_FILE,
+    SPECTRA,
+    STEP,
+    TRIAL_FILE,
+    read_lines,
+    read_progress,
+    spectrum_files,
+)
 from tensorrl.trial.manifest import CHECKPOINTS, FRAMES, MANIFEST, parse_manifest
 from tensorrl.trial.names import inner_path
 
-_SPECTRA = "spectra"
 _RECORDS = (TRIAL_FILE, PROGRESS_FILE, MEMORY_FILE)
 _KEPT = 2
 _log = logging.getLogger(__name__)
@@ -142,7 +150,7 @@ class CellCopy(Copy):
         Raises:
             OSError: the remote does not answer or refuses, or this machine's disk does.
         """
-        spectra = [name for name in self._there() if name.startswith(f"{_SPECTRA}/")]
+        spectra = [name for name in self._there() if name.startswith(f"{SPECTRA}/")]
         self.take([*_RECORDS, *spectra])
         self.take([RESULT_FILE])
 
@@ -176,7 +184,7 @@ class CellCopy(Copy):
         Raises:
             OSError: the remote does not answer or refuses.
         """
-        spectra = [f"{_SPECTRA}/{path.name}" for path in (self.folder / _SPECTRA).glob("*.npz")]
+        spectra = [f"{SPECTRA}/{path.name}" for path in spectrum_files(self.folder)]
         self.send([*spectra, *(name for name in _RECORDS if (self.folder / name).is_file())])
 
     def newest(self) -> str:

@@ -11,7 +11,7 @@ from types import TracebackType
 
 from tensorrl.errors import InputError
 from tensorrl.files import LockedError, file_lock, is_draft
-from tensorrl.sweeps.grid.cells import Cell
+from tensorrl.sweeps.grid.cells import PlannedCell
 from tensorrl.sweeps.remote.cell_copy import CellCopy, Copy, bring_cell
 from tensorrl.sweeps.remote.claim import BEAT_SECONDS, Claim
 from tensorrl.sweeps.remote.files import Remote, at_once, patiently
@@ -23,8 +23,7 @@ from tensorrl.sweeps.store.layout import (
     TUNE_FOLDER,
     VERSION,
     VERSION_FILE,
-    Entry,
-    entries,
+    locate,
     lock_file,
     open_store,
     sweep_folder,
@@ -34,7 +33,7 @@ from tensorrl.sweeps.store.layout import (
 from tensorrl.sweeps.store.signals import RUN, STOP, StopFlag, StopRequest
 from tensorrl.tracking.record import one_line
 from tensorrl.tracking.store import sqlite_path
-from tensorrl.trial.folder import CELLS_FILE, SWEEPS_FOLDER
+from tensorrl.trial.cell import CELLS_FILE, SWEEPS_FOLDER, Cell
 
 _DRIVER_CLAIM = "driver.json"
 _LEFT_HERE = ("driver.lock", STOP_FILE)
@@ -75,7 +74,7 @@ class Away:
             raise self._unusable(error) from None
         return True
 
-    def bring_sweep(self, listed: Sequence[Entry]) -> None:
+    def bring_sweep(self, listed: Sequence[Cell]) -> None:
         """Brings what the sweep's driver elsewhere last said of it, and its cells' reports.
 
         Raises:
@@ -84,7 +83,7 @@ class Away:
         self._patiently(lambda: self._files.take([CELLS_FILE, STATE_FILE]))
         self.bring(listed)
 
-    def bring(self, listed: Sequence[Entry]) -> None:
+    def bring(self, listed: Sequence[Cell]) -> None:
         """Brings the reports of cells here, also of those that another sweep named otherwise.
 
         Raises:
@@ -143,7 +142,7 @@ class Away:
                 _log.warning("%s: another machine runs the sweep now; this one leaves it", self.name)
                 stop.requested = True
             try:
-                _bring_all(self.remote, self.store, {entry.folder: entry.key for entry in board.under_way()})
+                _bring_all(self.remote, self.store, {cell.folder: cell.key for cell in board.under_way()})
                 self.send()
             except OSError as error:
                 _log.info("%s: %s; tried again", self.remote.uri, one_line(error))
@@ -197,7 +196,7 @@ def open_away(uri: str, store: Path, name: str, tracking_uri: str) -> Away:
     return Away(remote, store, name)
 
 
-def bring_reports(remote: Remote, store: Path, listed: Sequence[Entry]) -> None:
+def bring_reports(remote: Remote, store: Path, listed: Sequence[Cell]) -> None:
     """Brings what a remote knows of cells into a store, also of those that another sweep named otherwise.
 
     Args:
@@ -208,7 +207,7 @@ def bring_reports(remote: Remote, store: Path, listed: Sequence[Entry]) -> None:
     Raises:
         OSError: the remote does not answer or refuses, or this machine's disk does.
     """
-    keys = {entry.folder.rpartition("-")[2]: entry.key for entry in listed}
+    keys = {cell.folder.rpartition("-")[2]: cell.key for cell in listed}
     there = {name.partition("/")[0] for name in remote.names() if not name.startswith(".")}
     found = {name: keys[name.rpartition("-")[2]] for name in there if name.rpartition("-")[2] in keys}
     _bring_all(remote, store, found)
@@ -222,7 +221,7 @@ def _bring_all(remote: Remote, store: Path, keys: Mapping[str, str]) -> None:
     at_once(bring, keys)
 
 
-def look(uri: str, store: Path, grid: Sequence[Cell]) -> None:
+def look(uri: str, store: Path, grid: Sequence[PlannedCell]) -> None:
     """Brings what a remote knows of cells into a store, which is made for it.
 
     Raises:
@@ -232,7 +231,7 @@ def look(uri: str, store: Path, grid: Sequence[Cell]) -> None:
     remote = Remote(uri)
     try:
         remote.check_bucket()
-        bring_reports(remote, store, entries(store, grid))
+        bring_reports(remote, store, locate(store, grid))
     except OSError as error:
         raise InputError(f"remote {remote.uri}: cannot be read: {one_line(error)}") from None
 

@@ -12,7 +12,8 @@ from tensorrl.sweeps.remote.cell_copy import CellCopy, Copy, bring_cell
 from tensorrl.sweeps.remote.files import Remote, at_once
 from tensorrl.sweeps.store.layout import VERSION_FILE, check_version, lock_file, open_store, version_text
 from tensorrl.tracking.record import one_line
-from tensorrl.trial.folder import SWEEPS_FOLDER, TRIAL_FILE, read_json, read_result
+from tensorrl.trial.cell import SWEEPS_FOLDER
+from tensorrl.trial.folder import TRIAL_FILE, read_json, read_result
 
 _LEFT_THERE = ("tune/", "driver.json", "stop")
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from tensorrl.files import write_text
+from tensorrl.sweeps.grid.cells import PlannedCell
 from tensorrl.sweeps.store.gauges import SweepGauges
-from tensorrl.sweeps.store.layout import Entry
-from tensorrl.sweeps.store.status import HEARTBEAT, CellStatus, DriverState, State, cell_status
+from tensorrl.sweeps.store.status import HEARTBEAT, DriverState
+from tensorrl.trial.cell import CellStatus, State, cell_status
 
 OnUpdate = Callable[[list[CellStatus]], None]
 
@@ -33,7 +34,9 @@ class Board:
         on_update: called with every cell's status.
     """
 
-    def __init__(self, listed: Sequence[Entry], store: Path, state_file: Path, on_update: OnUpdate | None) -> None:
+    def __init__(
+        self, listed: Sequence[PlannedCell], store: Path, state_file: Path, on_update: OnUpdate | None
+    ) -> None:
         self.listed = list(listed)
         self.store = store
         self.states: list[State] = ["waiting"] * len(listed)
@@ -67,9 +70,9 @@ class Board:
         self.failures[index] = self.failures[index] if failures is None else failures
         self.errors[index] = error
 
-    def move(self, index: int, entry: Entry) -> None:
+    def move(self, index: int, cell: PlannedCell) -> None:
         """Notes that a cell lies in another folder, where another sweep made it."""
-        self.listed[index] = entry
+        self.listed[index] = cell
         self._begun[index] = True
 
     def failed_folders(self) -> frozenset[Path]:
@@ -88,10 +91,10 @@ class Board:
                 self._rows[index] = self._read(index)
         return list(self._rows)
 
-    def under_way(self) -> list[Entry]:
+    def under_way(self) -> list[PlannedCell]:
         """Returns the cells that were begun in this run and are not known to be finished. Safe from other threads."""
         pairs = zip(self.listed, self._begun, list(self._rows), strict=True)
-        return [entry for entry, begun, row in pairs if begun and row.state != "finished"]
+        return [cell for cell, begun, row in pairs if begun and row.state != "finished"]
 
     def open_cells(self) -> list[int]:
         """Returns the places of the cells that are neither finished nor given up."""

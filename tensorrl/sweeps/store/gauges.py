@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import get_args
 
-from tensorrl.sweeps.store.status import CellStatus, State, steps_per_second
+from tensorrl.sweeps.store.status import steps_per_second
+from tensorrl.trial.cell import CellStatus, State
 
 CELLS = "tensorrl_sweep_cells"
 """Cells of a sweep, tagged `sweep` and `state`. Ray puts `ray_` before its name, and so it does with the next."""

@@ -18,18 +18,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from tensorrl.errors import InputError, unknown
-from tensorrl.files import write_text
-from tensorrl.sweeps.grid.cells import KEY_LETTERS, Cell, cells
+from tensorrl.files import write_json, write_text
+from tensorrl.sweeps.grid.cells import KEY_LETTERS, cells
 from tensorrl.sweeps.grid.files import load_sweep, sweep_yaml
 from tensorrl.sweeps.grid.spec import SweepSpec
-from tensorrl.trial.folder import CELLS_FILE, SWEEPS_FOLDER, read_json, read_trial
-from tensorrl.trial.names import inner_part, is_part
+from tensorrl.trial.cell import CELLS_FILE, SWEEPS_FOLDER, Cell, read_cells
+from tensorrl.trial.folder import read_trial
+from tensorrl.trial.names import is_part
 
 VERSION = 1
 VERSION_FILE = ".store.json"
@@ -43,29 +44,7 @@ TUNE_FOLDER = "tune"
 STORE_VARIABLE = "TENSORRL_STORE"
 _DEFAULT = "runs"
 _JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A cell as `cells.json` has it.
-
-    Attributes:
-        key: the cell's key.
-        folder: its folder in the store, a name. It names another variant where another sweep made the same cell.
-        game: its game.
-        variant: its variant in this sweep.
-        seed: its seed.
-        steps: agent steps it is to make.
-        axes: its values of the sweep's axes.
-    """
-
-    key: str
-    folder: str
-    game: str
-    variant: str
-    seed: int
-    steps: int
-    axes: Mapping[str, Any] = field(default_factory=dict)
+AnyCell = TypeVar("AnyCell", bound=Cell)
 
 
 def default_store() -> Path:
@@ -146,8 +125,8 @@ def sweep_name(name: str, file: str) -> str:
     return f"{SWEEPS_FOLDER}/{name}/{file}"
 
 
-def entries(store: Path, grid: Sequence[Cell]) -> list[Entry]:
-    """Returns where each cell lies, or will lie, in the store.
+def locate(store: Path, grid: Sequence[AnyCell]) -> list[AnyCell]:
+    """Returns the cells with the folder in which each lies, or will lie, in the store.
 
     A cell that another sweep made under another variant's name is found by its key.
 
@@ -157,7 +136,7 @@ def entries(store: Path, grid: Sequence[Cell]) -> list[Entry]:
     held: dict[str, list[str]] = {}
     for folder in sorted(_names(store)):
         held.setdefault(folder[-KEY_LETTERS:], []).append(folder)
-    return [_entry(store, cell, held.get(cell.key[:KEY_LETTERS], [])) for cell in grid]
+    return [_locate(store, cell, held.get(cell.key[:KEY_LETTERS], [])) for cell in grid]
 
 
 def find_folder(store: Path, key: str) -> str | None:
@@ -175,17 +154,15 @@ def _names(store: Path) -> list[str]:
         return []
 
 
-def _entry(store: Path, cell: Cell, candidates: Sequence[str]) -> Entry:
+def _locate(store: Path, cell: AnyCell, candidates: Sequence[str]) -> AnyCell:
     keys = {name: (read_trial(store / name) or {}).get("key") for name in candidates}
     if keys.get(cell.folder) not in (None, cell.key):
         raise InputError(f"{store / cell.folder}: holds another trial (allowed: another store, with --out)")
     same = [name for name in candidates if keys[name] == cell.key]
-    folder = cell.folder if cell.folder in same or not same else same[0]
-    trial = cell.trial
-    return Entry(cell.key, folder, trial.game, trial.variant, trial.seed, trial.steps, dict(cell.axes))
+    return cell if cell.folder in same or not same else replace(cell, folder=same[0])
 
 
-def write_sweep(store: Path, spec: SweepSpec, listed: Sequence[Entry]) -> Path:
+def write_sweep(store: Path, spec: SweepSpec, listed: Sequence[Cell]) -> Path:
     """Writes what a sweep is into its folder, which is returned.
 
     Raises:
@@ -196,13 +173,13 @@ def write_sweep(store: Path, spec: SweepSpec, listed: Sequence[Entry]) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / SWEEP_FILE, sweep_yaml(spec))
-        write_text(folder / CELLS_FILE, json.dumps(content | {"cells": [asdict(e) for e in listed]}, indent=1) + "\n")
+        write_json(folder / CELLS_FILE, content | {"cells": [cell.row() for cell in listed]})
     except OSError as error:
         raise InputError(f"{folder}: cannot be written to: {error.strerror}") from None
     return folder
 
 
-def find_sweep(store: Path, wanted: str) -> tuple[str, list[Entry]]:
+def find_sweep(store: Path, wanted: str) -> tuple[str, list[Cell]]:
     """Returns the name and the cells of a sweep: of a sweep file, or of a sweep that was run in the store.
 
     Args:
@@ -210,27 +187,20 @@ def find_sweep(store: Path, wanted: str) -> tuple[str, list[Entry]]:
         wanted: a sweep file that exists, or the name of a sweep.
 
     Raises:
-        InputError: neither, with the nearest name; a bad file; a store of another version.
+        InputError: neither, with the nearest name; a bad file; a damaged list of cells; a store of another version.
     """
     check_version(store)
     path = Path(wanted)
     if path.is_file():
         spec = load_sweep(path)
-        return spec.name, entries(store, cells(spec))
-    held = read_json(sweep_folder(store, wanted) / CELLS_FILE) if is_part(wanted) else None
-    if held is not None:
-        where = str(sweep_folder(store, wanted) / CELLS_FILE)
-        return wanted, [_held_entry(entry, where) for entry in held["cells"]]
+        return spec.name, [Cell(**cell.row()) for cell in locate(store, cells(spec))]
+    listed = read_cells(sweep_folder(store, wanted) / CELLS_FILE) if is_part(wanted) else None
+    if listed is not None:
+        return wanted, listed
     names = _sweep_names(store)
     if not names or path.suffix in (".yaml", ".yml"):
         raise InputError(f"{wanted}: no such sweep file, and no sweep of that name in {store}")
     raise unknown("sweep", wanted, names, where=str(store))
-
-
-def _held_entry(held: Mapping[str, Any], where: str) -> Entry:
-    entry = Entry(**held)
-    inner_part(entry.folder, where=where)
-    return entry
 
 
 def _sweep_names(store: Path) -> list[str]:

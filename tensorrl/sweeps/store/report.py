@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 
 from tensorrl.analysis import report
-from tensorrl.analysis.records import SweepRecord, read_cells
-from tensorrl.sweeps.store.layout import REPORT_FOLDER, STATE_FILE, SWEEP_FILE, find_sweep, sweep_folder
+from tensorrl.analysis.records import SweepRecord
+from tensorrl.sweeps.store.layout import REPORT_FOLDER, SWEEP_FILE, sweep_folder
+from tensorrl.sweeps.store.status import sweep_status
 from tensorrl.tracking import record_sweep
-from tensorrl.trial.folder import CELLS_FILE, read_json
+from tensorrl.trial.cell import CELLS_FILE
 
 
 def sweep_record(store: Path, wanted: str) -> SweepRecord:
@@ -23,9 +23,8 @@ def sweep_record(store: Path, wanted: str) -> SweepRecord:
     Raises:
         InputError: neither, with the nearest name; a bad file; a store of another version.
     """
-    name, listed = find_sweep(store, wanted)
-    state = read_json(sweep_folder(store, name) / STATE_FILE)
-    return read_cells(name, [asdict(entry) for entry in listed], store, state)
+    status = sweep_status(store, wanted)
+    return SweepRecord(status.name, status.rows)
 
 
 def write_report(record: SweepRecord, store: Path, out: Path | None = None) -> tuple[report.Report, list[Path]]:

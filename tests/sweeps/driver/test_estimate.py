@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,10 +30,7 @@ def sweep(**changes: Any) -> SweepSpec:
 
 
 def waiting(spec: SweepSpec, **changes: Any) -> list[CellStatus]:
-    return [
-        CellStatus(folder=None, game=t.game, variant=t.variant, seed=t.seed, steps=t.steps, state="waiting", **changes)
-        for t in (cell.trial for cell in cells(spec))
-    ]
+    return [CellStatus(cell, Path(cell.folder), **changes) for cell in cells(spec)]
 
 
 def machine(**changes: Any) -> Machine:

@@ -19,7 +19,8 @@ import yaml
 
 from tensorrl.sweeps import SweepSpec, cells, load_sweep, sweep_status
 from tensorrl.tracking.store import connect
-from tensorrl.trial.run import read_progress, run_trial
+from tensorrl.trial.folder import read_progress
+from tensorrl.trial.run import run_trial
 
 # A sweep has a run of its own beside its cells'.
 CELLS = "tags.`tensorrl.key` LIKE '%'"
@@ -117,7 +118,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def figures(folder: Path) -> list[dict[str, Any]]:
     """What a cell reported, but for what its clock said."""
-    lines = read_progress(folder / "progress.jsonl")
+    lines = read_progress(folder)
     return [{name: value for name, value in line.items() if "second" not in name} for line in lines]
 
 
@@ -130,7 +131,7 @@ def check_whole(store: Path, file: Path, alone: dict[str, Path]) -> None:
     assert len(folders) == len(grid)
     for row in rows:
         undisturbed = json.loads((alone[row.key] / "result.json").read_text())
-        assert row.result is not None
+        assert row.result
         assert row.result["parameters_sha256"] == undisturbed["parameters_sha256"]
         assert row.result["final_episodes"] == undisturbed["final_episodes"]
         assert figures(row.folder) == figures(alone[row.key])

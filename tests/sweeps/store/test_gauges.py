@@ -17,7 +17,7 @@ import json, socket, sys, time, urllib.request
 from pathlib import Path
 import ray
 from tensorrl.sweeps.store.gauges import SweepGauges
-from tensorrl.sweeps.store.status import CellStatus
+from tensorrl.trial.cell import Cell, CellStatus
 
 with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
@@ -25,13 +25,14 @@ with socket.socket() as free:
 ray.init("local", num_cpus=1, include_dashboard=False, _metrics_export_port=port, log_to_driver=False,
          object_store_memory=100 * 2**20)
 def cell(state, speed):
-    return CellStatus(Path("x"), "pong", "denoised", 0, 1000, state, figures={"steps_per_second": speed})
+    cell = Cell("key", "x", "pong", "denoised", 0, 1000)
+    return CellStatus(cell, Path("x"), state, figures={"steps_per_second": speed})
 gauges = SweepGauges("nightly")
 rows = [cell("running", 40.0), cell("running", 2.5), cell("waiting", 7.0), cell("failed", 9.0)]
 opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 deadline = time.monotonic() + 300
 found = []
-while len(found) < 5 and time.monotonic() < deadline:
+while len(found) < 7 and time.monotonic() < deadline:
     gauges.show(rows)
     time.sleep(1)
     try:
@@ -53,7 +54,7 @@ def test_prometheus_finds_the_cells_and_the_speed_of_a_sweep() -> None:
     lines = json.loads(ran.stdout.splitlines()[-1])
     cells = {line.partition('state="')[2].partition('"')[0]: line for line in lines if "sweep_cells" in line}
     assert {state: float(line.split()[-1]) for state, line in cells.items()} == {
-        "running": 2.0, "waiting": 1.0, "failed": 1.0, "finished": 0.0,
+        "running": 2.0, "waiting": 1.0, "failed": 1.0, "finished": 0.0, "unfinished": 0.0, "damaged": 0.0,
     }  # fmt: skip
     speeds = [line for line in lines if "steps_per_second" in line]
     assert [float(line.split()[-1]) for line in speeds] == [42.5]

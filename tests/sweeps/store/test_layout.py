@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from tensorrl.errors import InputError
-from tensorrl.sweeps import Cell, SweepSpec, cells, entries, find_sweep, load_sweep, store_path, sweep_status
+from tensorrl.sweeps import Cell, SweepSpec, cells, find_sweep, load_sweep, locate, store_path, sweep_status
 from tensorrl.sweeps.store.layout import open_store, sweep_folder, write_sweep
-from tensorrl.sweeps.store.status import last_report
+from tensorrl.trial.folder import last_report
 
 
 def sweep(**changes: Any) -> SweepSpec:
@@ -40,7 +40,7 @@ def write_state(store: Path, *, driver: str = "running", age: float = 0.0, **kno
 
 def test_a_sweep_keeps_its_file_and_its_cells_in_order(tmp_path: Path) -> None:
     spec = sweep(variants=["trl-5x"], axes={"compression": [3, 4]}, seeds=1)
-    folder = write_sweep(tmp_path, spec, entries(tmp_path, cells(spec)))
+    folder = write_sweep(tmp_path, spec, locate(tmp_path, cells(spec)))
     assert folder == tmp_path / ".sweeps" / "tiny"
     assert load_sweep(folder / "sweep.yaml") == spec
     content = json.loads((folder / "cells.json").read_text())
@@ -62,7 +62,7 @@ def test_a_sweep_keeps_its_file_and_its_cells_in_order(tmp_path: Path) -> None:
 
 def test_a_sweep_is_found_by_its_file_and_by_its_name_which_are_the_same(tmp_path: Path) -> None:
     spec = sweep()
-    folder = write_sweep(tmp_path, spec, entries(tmp_path, cells(spec)))
+    folder = write_sweep(tmp_path, spec, locate(tmp_path, cells(spec)))
     assert find_sweep(tmp_path, "tiny") == find_sweep(tmp_path, str(folder / "sweep.yaml"))
 
 
@@ -75,7 +75,7 @@ def test_a_sweep_is_found_by_its_file_and_by_its_name_which_are_the_same(tmp_pat
     ],
 )
 def test_a_sweep_that_is_not_there_is_named_in_one_line(tmp_path: Path, wanted: str, said: str) -> None:
-    write_sweep(tmp_path, sweep(), entries(tmp_path, cells(sweep())))
+    write_sweep(tmp_path, sweep(), locate(tmp_path, cells(sweep())))
     with pytest.raises(InputError) as caught:
         find_sweep(tmp_path, wanted)
     assert said in str(caught.value)
@@ -100,7 +100,7 @@ def test_a_store_of_another_version_is_refused_by_all_who_open_it(tmp_path: Path
 
 def test_status_is_what_the_folders_say_and_who_runs_or_failed_what_the_driver_says(tmp_path: Path) -> None:
     spec = sweep()
-    write_sweep(tmp_path, spec, entries(tmp_path, cells(spec)))
+    write_sweep(tmp_path, spec, locate(tmp_path, cells(spec)))
     write_cell(tmp_path, cells(spec)[0], steps=500, score=3.0)
     running = write_cell(tmp_path, cells(spec)[1], steps=300)
     failed = write_cell(tmp_path, cells(spec)[2], steps=200)
@@ -120,16 +120,18 @@ def test_status_is_what_the_folders_say_and_who_runs_or_failed_what_the_driver_s
     write_state(tmp_path, cells=told, age=600)
     status = sweep_status(tmp_path, "tiny")
     assert status.driver == "gone"
-    assert [row.state for row in status.rows] == ["finished", "waiting", "failed", "waiting"]
+    assert [row.state for row in status.rows] == ["finished", "unfinished", "failed", "waiting"]
     assert status.seconds_left is None
 
 
-def test_a_result_of_another_trial_does_not_count(tmp_path: Path) -> None:
+def test_a_result_of_another_trial_is_damage(tmp_path: Path) -> None:
     spec = sweep()
     folder = tmp_path / write_cell(tmp_path, cells(spec)[0], steps=500)
     (folder / "result.json").write_text(json.dumps({"key": "another", "score": 1.0}))
-    write_sweep(tmp_path, spec, entries(tmp_path, cells(spec)))
-    assert sweep_status(tmp_path, "tiny").rows[0].state == "waiting"
+    write_sweep(tmp_path, spec, locate(tmp_path, cells(spec)))
+    row = sweep_status(tmp_path, "tiny").rows[0]
+    assert (row.state, row.agent_steps, row.result) == ("damaged", 500, {})
+    assert "of another trial" in row.error[0]
 
 
 def test_the_last_report_is_the_last_whole_line_however_long_the_file(tmp_path: Path) -> None:
@@ -161,7 +163,7 @@ def test_status_of_702_cells_is_quick_and_loads_neither_torch_nor_ray(tmp_path: 
     spec = sweep(games="atari-100k", variants=["rainbow", "denoised", "trl-2.5x", "trl-5x", "trl-10x", "kfac-denoised",
                  "kfac-trl-5x", "kfac-trl-10x", "scattering"], seeds=3)  # fmt: skip
     grid = cells(spec)
-    write_sweep(tmp_path, spec, entries(tmp_path, grid))
+    write_sweep(tmp_path, spec, locate(tmp_path, grid))
     for place, cell in enumerate(grid):
         write_cell(tmp_path, cell, steps=500, score=1.0 if place % 3 else None)
     code = (
@@ -169,13 +171,13 @@ def test_status_of_702_cells_is_quick_and_loads_neither_torch_nor_ray(tmp_path: 
         "from tensorrl.sweeps import sweep_status\n"
         "status = sweep_status(Path(sys.argv[1]), 'tiny')\n"
         "assert not {'torch', 'ray', 'mlflow', 'scipy', 'matplotlib'} & set(sys.modules)\n"
-        "print(status.count('finished'), status.count('waiting'), time.process_time() - begin)"
+        "print(status.count('finished'), status.count('unfinished'), time.process_time() - begin)"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True, env=environment
     )
-    finished, waiting, seconds = done.stdout.split()
-    assert (int(finished), int(waiting)) == (468, 234)
+    finished, unfinished, seconds = done.stdout.split()
+    assert (int(finished), int(unfinished)) == (468, 234)
     # Processor time, so that a busy machine does not count; half a second here.
     assert float(seconds) < 3

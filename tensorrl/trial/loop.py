@@ -1,0 +1,243 @@
+"""A trial in progress: from wherever it stands to its last agent step, with reports and checkpoints on the way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from tensorrl import files, games, system
+from tensorrl.environments.atari import ACTION_REPEAT
+from tensorrl.errors import InputError
+from tensorrl.trial import checkpoints, diagnostics, folder, spectra, warm_start
+from tensorrl.trial.manifest import CHECKPOINTS
+from tensorrl.trial.spec import FULL_STEPS, TrialSpec
+from tensorrl.trial.training import Training, parameters_sha256
+
+_EVALUATION_POINTS = (0.8, 0.9, 1.0)
+_POINT_EPISODES = 3
+_CHUNK = 100
+
+OnReport = Callable[[dict[str, Any]], None]
+
+
+class Record(Protocol):
+    """What keeps a copy of a trial's folder elsewhere, such as MLflow."""
+
+    def poke(self) -> None:
+        """Says that the folder has news."""
+
+    def close(self, *, failed: bool = False) -> None:
+        """Says that there will be no more, and whether that is for a failure."""
+
+
+class Interrupted(Exception):
+    """The trial was asked to stop; what it had done is in its newest checkpoint."""
+
+
+class TrialLoop:
+    """A trial in progress: the training, its clock, and what goes into its folder on the way.
+
+    Args:
+        spec: the trial.
+        training: what it runs on, at its beginning.
+        out: its folder, which this process has claimed.
+        threads: of PyTorch and ALE, for evaluation.
+        on_report: called with every report, and with "message" for what a user should know.
+
+    Attributes:
+        keeper: keeps a copy of the folder elsewhere, told of every report; None where nothing does.
+    """
+
+    def __init__(
+        self,
+        spec: TrialSpec,
+        training: Training,
+        out: Path,
+        *,
+        threads: int,
+        on_report: OnReport,
+    ) -> None:
+        self.spec, self.training, self.out, self.threads = spec, training, out, threads
+        self.on_report = on_report
+        self.keeper: Record | None = None
+        self.checkpoints = out / CHECKPOINTS
+        self.report_every = max(1, min(1_000, spec.steps // 20))
+        self.checkpoint_every = spec.checkpoint_every or max(500, spec.steps // 20)
+        self.evaluation_points = sorted({max(1, round(p * spec.steps)) for p in _EVALUATION_POINTS})
+        self.spectrum_points = spectra.points(spec.steps)
+        self.reconstruction_error: dict[str, float] | None = None
+        self.training_seconds = 0.0
+        self.learning_seconds = 0.0
+        self.learning_steps = 0
+        self.point_scores: list[float] = []
+        self.last_report = (0, 0.0)
+
+    def restore(self) -> None:
+        """Goes back to the newest good checkpoint, and to what the report file said then."""
+        for checkpoint in reversed(checkpoints.checkpoints(self.checkpoints)):
+            try:
+                state = checkpoints.read(checkpoint)
+                if state["extra"]["network"] != self.training.agent.network.spec.model_dump(mode="json"):
+                    raise InputError(f"{checkpoint}: is a checkpoint of another network")
+                extra = checkpoints.put_back(self.training, checkpoint, state)
+            except checkpoints.DamagedCheckpoint as error:
+                self.on_report({"message": f"damaged checkpoint, going back to the one before: {error}"})
+                continue
+            except ValueError as error:
+                raise InputError(f"{checkpoint}: this version cannot go on from it ({error}); begin anew") from None
+            self.training_seconds = extra["training_seconds"]
+            self.learning_seconds = extra["learning_seconds"]
+            self.learning_steps = extra["learning_steps"]
+            self.point_scores = extra["point_scores"]
+            self.reconstruction_error = extra.get("reconstruction_error")
+            self.last_report = tuple(extra["last_report"])
+            self.on_report({"message": f"resuming from {checkpoint} at {self.training.steps} agent steps"})
+            break
+        folder.cut_reports(self.out, self.training.steps)
+
+    def begin(self) -> None:
+        """Does what comes before the first step: the warm start, if any, and the first spectrum."""
+        source = self.training.settings.decompose_from
+        if source:
+            self.on_report({"message": f"decomposing the network of {source}"})
+            errors = self.reconstruction_error = warm_start.warm_start(self.training)
+            described = {**(folder.load_trial(self.out) or {}), "reconstruction_error": errors}
+            files.write_json(self.out / folder.TRIAL_FILE, described)
+            listed = ", ".join(f"{layer} {error:.3f}" for layer, error in (errors or {}).items())
+            self.on_report({"message": f"relative reconstruction error: {listed}"})
+        self._keep_spectrum()
+
+    def to_end(self, stopped: Callable[[], bool]) -> dict[str, Any]:
+        """Runs what is left and returns the final figures."""
+        training, total = self.training, self.spec.steps
+        while training.steps < total:
+            self._advance(min(_next_multiple(training.steps, _CHUNK), self._next_event()) - training.steps)
+            self._report_if_due()
+            if training.steps % self.checkpoint_every == 0 or training.steps == total:
+                self._checkpoint()
+            if training.steps < total and stopped():
+                self._checkpoint()
+                raise Interrupted(f"stopped at {training.steps} of {total} agent steps")
+        return self._finish()
+
+    def _next_event(self) -> int:
+        steps = self.training.steps
+        events = [_next_multiple(steps, self.report_every), _next_multiple(steps, self.checkpoint_every)]
+        events += [point for point in (*self.evaluation_points, *self.spectrum_points) if point > steps]
+        return min(*events, self.spec.steps)
+
+    def _advance(self, steps: int) -> None:
+        learning = self.training.agent.updates > 0
+        start = time.perf_counter()
+        self.training.run(steps)
+        seconds = time.perf_counter() - start
+        self.training_seconds += seconds
+        if learning:
+            self.learning_seconds += seconds
+            self.learning_steps += steps
+
+    def _report_if_due(self) -> None:
+        steps = self.training.steps
+        figures: dict[str, Any] = {}
+        if steps in self.evaluation_points:
+            episodes = self.training.evaluate(_POINT_EPISODES, seed=self._evaluation_seed(), threads=self.threads)
+            scores = [episode.score for episode in episodes]
+            self.point_scores += scores
+            figures = {"evaluation_return": _mean(scores), "evaluation_episodes": len(scores)}
+        if steps in self.spectrum_points:
+            figures |= self._keep_spectrum()
+        if figures or steps % self.report_every == 0 or steps == self.spec.steps:
+            self._report(figures)
+
+    def _keep_spectrum(self) -> dict[str, int]:
+        """Keeps the singular values of the value stream's hidden layer; returns the rank its energy needs."""
+        network = self.training.agent.network
+        shape = network.spec.dense_layers()[0]
+        weight, _ = warm_start.mean_weight(getattr(network, shape.name), shape)
+        values = spectra.singular_values(weight.numpy(), len(shape.in_shape))
+        spectra.save(self.out, spectra.Spectrum(self.training.steps, values))
+        return spectra.energy_ranks(values[spectra.MATRIX], f"{shape.name}_rank_")
+
+    def _report(self, figures: dict[str, Any]) -> None:
+        training = self.training
+        finished = training.take_games()
+        before_steps, before_seconds = self.last_report
+        seconds = self.training_seconds - before_seconds
+        line: dict[str, Any] = {
+            "agent_steps": training.steps,
+            "frames": training.steps * ACTION_REPEAT,
+            "updates": training.agent.updates,
+            "episodes": training.episodes,
+            "beta": training.beta,
+        }
+        if finished:
+            line["episode_return"] = _mean([score for score, _ in finished])
+            line["episode_steps"] = _mean([length for _, length in finished])
+        loss = training.agent.take_mean_loss()
+        if loss is not None:
+            line["loss"] = loss
+        line |= diagnostics.figures(training.agent, training.replay)
+        if not training.settings.noisy:
+            line["epsilon"] = training.epsilon
+        line |= figures
+        line["steps_per_second"] = (training.steps - before_steps) / seconds if seconds > 0 else 0.0
+        line["training_seconds"] = self.training_seconds
+        self.last_report = (training.steps, self.training_seconds)
+        folder.add_report(self.out, line)
+        self.on_report(line)
+        if self.keeper is not None:
+            self.keeper.poke()
+
+    def _checkpoint(self) -> None:
+        extra = {
+            "training_seconds": self.training_seconds,
+            "learning_seconds": self.learning_seconds,
+            "learning_steps": self.learning_steps,
+            "point_scores": self.point_scores,
+            "last_report": list(self.last_report),
+            "network": self.training.agent.network.spec.model_dump(mode="json"),
+            "game": self.training.game.game,
+            "variant": self.spec.variant,
+            "reconstruction_error": self.reconstruction_error,
+        }
+        folder.sync_reports(self.out)
+        checkpoints.save(self.training, self.checkpoints, extra)
+
+    def _evaluation_seed(self) -> int:
+        # Apart from the seeds of training games, and another for every point of evaluation.
+        return self.spec.seed + 2**31 * (1 + self.training.steps)
+
+    def _finish(self) -> dict[str, Any]:
+        settings, game = self.training.settings, games.get(self.spec.game)
+        episodes = max(1, round(settings.final_episodes * min(1.0, self.spec.steps / FULL_STEPS)))
+        self.on_report({"message": f"playing {episodes} games to evaluate the final network"})
+        played = self.training.evaluate(episodes, seed=self._evaluation_seed() + 1, threads=self.threads)
+        final = [episode.score for episode in played]
+        score = _mean(self.point_scores)
+        return {
+            "score": score,
+            "human_normalized": games.human_normalized(game.name, score),
+            "score_episodes": self.point_scores,
+            "final_score": _mean(final),
+            "final_human_normalized": games.human_normalized(game.name, _mean(final)),
+            "final_episodes": final,
+            "updates": self.training.agent.updates,
+            "episodes": self.training.episodes,
+            "training_seconds": self.training_seconds,
+            "steps_per_second": self.learning_steps / self.learning_seconds if self.learning_seconds else None,
+            "peak_memory_bytes": system.peak_memory_bytes(),
+            "threads": self.threads,
+            "device": str(self.training.agent.device),
+            "parameters_sha256": parameters_sha256(self.training.agent.network),
+            **({"reconstruction_error": self.reconstruction_error} if self.reconstruction_error else {}),
+        }
+
+
+def _next_multiple(value: int, of: int) -> int:
+    return (value // of + 1) * of
+
+
+def _mean(values: list[float] | list[int]) -> float:
+    return sum(values) / len(values)

@@ -130,6 +130,46 @@ def look(page: Any, uri: str, experiment: str, runs: str) -> dict[str, float]:
     }
 
 
+def open_table(page: Any, url: str) -> list[str]:
+    """Opens the table of runs that `tensorrl` links to; returns the names of its metrics and parameters.
+
+    Args:
+        page: of a browser.
+        url: `tensorrl.tracking.Link.url`.
+    """
+    page.goto(url)
+    page.get_by_role("link", name="-seed").first.wait_for()
+    headers = "[role=columnheader][col-id^='metrics.'], [role=columnheader][col-id^='params.']"
+    page.locator(headers).first.wait_for(state="attached")
+    # The grid makes the columns that fit; the others come as it is scrolled.
+    names: list[str] = []
+    for _ in range(8):
+        shown = page.locator(headers).evaluate_all("all => all.map(each => each.getAttribute('col-id').split('`')[1])")
+        names += [name for name in shown if name not in names]
+        page.locator(".ag-body-horizontal-scroll-viewport").evaluate("view => { view.scrollLeft += 300 }")
+        page.wait_for_timeout(300)
+    page.locator(".ag-body-horizontal-scroll-viewport").evaluate("view => { view.scrollLeft = 0 }")
+    return names
+
+
+def open_charts(page: Any, url: str) -> list[tuple[float, float]]:
+    """Opens the charts that `tensorrl` links to; returns the points of its scatter plot.
+
+    Args:
+        page: of a browser.
+        url: `tensorrl.tracking.Link.charts`.
+    """
+    page.goto(url)
+    page.reload()
+    page.locator(".js-plotly-plot .ytitle", has_text="human_normalized").first.wait_for(state="attached")
+    found = page.evaluate(
+        "[...document.querySelectorAll('.js-plotly-plot')]"
+        ".filter(plot => plot.layout.yaxis?.title?.text == 'human_normalized')"
+        ".flatMap(plot => plot.data).flatMap(({x, y}) => [...x].map((value, i) => [value, [...y][i]]))"
+    )
+    return [(float(x), float(y)) for x, y in found]
+
+
 def photograph(page: Any, file: Path) -> None:
     """Keeps a picture of the compare view, without what stands around it."""
     for name in ("Close", "Model training"):

@@ -4,10 +4,13 @@ from tensorrl.tracking.record import MlflowRecord
 from tensorrl.tracking.store import prepare_store, tracking_uri_for
 from tensorrl.tracking.sweep_run import record_sweep
 from tensorrl.tracking.sync import SyncOutcome, sync_directory, sync_missing
+from tensorrl.tracking.view import Link, find_link
 
 __all__ = [
+    "Link",
     "MlflowRecord",
     "SyncOutcome",
+    "find_link",
     "prepare_store",
     "record_sweep",
     "sync_directory",

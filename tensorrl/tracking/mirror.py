@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tensorrl.tracking import artifacts, entries, store
+from tensorrl.tracking import artifacts, entries, store, view
 from tensorrl.trial import folder
 from tensorrl.trial.cell import sweeps_with
 
@@ -150,20 +150,24 @@ def _now_ms() -> int:
 
 
 def experiment_id(client: Any, name: str, uri: str) -> str:
-    """Returns the id of an experiment, which is created where it is missing and restored where it was deleted."""
+    """Returns the id of an experiment, whose page is kept up to date (see `view`).
+
+    It is created where it is missing and restored where it was deleted.
+    """
     import mlflow.exceptions
 
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return str(client.create_experiment(name, artifact_location=store.artifact_location(uri, name)))
+            client.create_experiment(name, artifact_location=store.artifact_location(uri, name))
         except mlflow.exceptions.MlflowException:
             # Another trial of the sweep may have created it in between; anything else shows again here.
-            found = client.get_experiment_by_name(name)
-            if found is None:
+            if client.get_experiment_by_name(name) is None:
                 raise
+        found = client.get_experiment_by_name(name)
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
+    view.keep_view(client, found, uri)
     return str(found.experiment_id)
 
 

@@ -1,0 +1,184 @@
+"""MLflow's page of an experiment, opened on the comparison: its columns, its order, its charts, and the link to it.
+
+MLflow keeps the state of a page that somebody shares in a tag of the experiment. Its format is MLflow's own affair and
+has no promise of staying. It is written for the version that a test looks at in a browser (`VERSION`), and a store of
+another version gets a link to the plain page.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any, NamedTuple
+
+from tensorrl.tracking import store
+
+VERSION = "3.17"
+"""Of MLflow: the minor version whose format this is."""
+_KEY = "tensorrl"
+VIEW_TAG = f"mlflow.sharedViewState.{_KEY}"
+NOTE_TAG = "mlflow.note.content"
+LOCAL_SERVER = "http://127.0.0.1:5000"
+"""Where `mlflow ui` serves unless it is told otherwise."""
+
+_PARAMETERS = ("game", "variant", "seed")
+_METRICS = ("compression_ratio", "coefficients", "score", "human_normalized")
+_CURVES = ("episode_return", "evaluation_return", "loss")
+_SECTION = "tensorrl-charts"
+_CHARTS = "&compareRunsMode=CHART"
+_NOTE_START = "Runs of TensorRL"
+_log = logging.getLogger(__name__)
+
+
+class Link(NamedTuple):
+    """Where a browser finds an experiment.
+
+    Attributes:
+        url: of the page that holds the table of runs.
+        command: what to start first, where the store is a file and no server; None where a server is running.
+    """
+
+    url: str
+    command: str | None
+
+    @property
+    def charts(self) -> str | None:
+        """The page with the charts, or None where the page is the plain one."""
+        return f"{self.url}{_CHARTS}" if "?" in self.url else None
+
+
+def view_state() -> dict[str, Any]:
+    """Returns the page's state: which columns, ordered by what, and which charts.
+
+    Charts take the mean of the runs that share game and variant; a mean over games would add unlike scores.
+    """
+    grouped = [{"mode": "param", "groupByData": name} for name in ("game", "variant")]
+    scatter = {
+        **_card("scatter", "SCATTER", "human-normalised score by compression ratio"),
+        "xaxis": {"key": "compression_ratio", "type": "METRIC"},
+        "yaxis": {"key": "human_normalized", "type": "METRIC"},
+        "runsCountToCompare": 100,
+    }
+    lines = [
+        {
+            **_card(name, "LINE", None),
+            "metricKey": name,
+            "selectedMetricKeys": [name],
+            "lineSmoothness": 0,
+            "xAxisScaleType": "linear",
+            "scaleType": "linear",
+            "range": {},
+            "xAxisKey": "step",
+            "selectedXAxisMetricKey": "",
+            "yAxisKey": "metric",
+            "yAxisExpressions": [],
+            "useGlobalXaxisKey": True,
+            "useGlobalLineSmoothing": True,
+        }
+        for name in _CURVES
+    ]
+    columns = [f"params.`{name}`" for name in _PARAMETERS] + [f"metrics.`{name}`" for name in _METRICS]
+    return {
+        "selectedColumns": columns,
+        "columnOrder": ["attributes.`Run Name`", *columns],
+        "orderByKey": "metrics.`human_normalized`",
+        "orderByAsc": False,
+        "compareRunCharts": [scatter, *lines],
+        "compareRunSections": [{"uuid": _SECTION, "name": "TensorRL", "display": True, "isReordered": True}],
+        "isAccordionReordered": True,
+        "groupBy": {"aggregateFunction": "average", "groupByKeys": grouped},
+        "useGroupedValuesInCharts": True,
+        "runsHiddenMode": "SHOW_ALL",
+    }
+
+
+def keep_view(client: Any, experiment: Any, uri: str) -> None:
+    """Keeps in an experiment the page's state and a description that links to it.
+
+    What a person wrote as the description is left as it is. An experiment that this process may not tag, and a store of
+    another version, is left alone.
+
+    Args:
+        client: of the store.
+        experiment: MLflow's entity.
+        uri: of the store, as `store.tracking_uri_for` returns it.
+    """
+    import mlflow.exceptions
+
+    held = experiment.tags
+    wanted = {VIEW_TAG: json.dumps(view_state(), separators=(",", ":"))}
+    if held.get(NOTE_TAG, _NOTE_START).startswith(_NOTE_START):
+        wanted[NOTE_TAG] = _note(experiment.experiment_id)
+    if all(held.get(name) == value for name, value in wanted.items()) or not understands(client, uri):
+        return
+    try:
+        for name, value in wanted.items():
+            client.set_experiment_tag(experiment.experiment_id, name, value)
+    except mlflow.exceptions.MlflowException as error:
+        _log.info("MLflow keeps no view of %s: %s", experiment.name, error)
+
+
+def understands(client: Any, uri: str) -> bool:
+    """Whether the pages of this store's server are of the version that the view is written for.
+
+    Raises:
+        Exception: whatever MLflow raises where a server does not answer.
+    """
+    import mlflow
+    from mlflow.utils.rest_utils import http_request
+
+    version = str(mlflow.__version__)
+    if uri.startswith(("http://", "https://")):
+        credentials = client._tracking_client.store.get_host_creds()
+        version = http_request(credentials, "/version", "GET").text.strip()
+    return version == VERSION or version.startswith(f"{VERSION}.")
+
+
+def page_link(client: Any, experiment_id: str, uri: str) -> Link:
+    """Returns the link to an experiment: to the comparison, or to the plain page where the version is another.
+
+    Raises:
+        Exception: whatever MLflow raises where a server does not answer.
+    """
+    page = _comparison(experiment_id) if understands(client, uri) else f"#/experiments/{experiment_id}"
+    if uri.startswith(("http://", "https://")):
+        scheme, _, rest = uri.partition("://")
+        place, slash, path = rest.rstrip("/").partition("/")
+        return Link(f"{scheme}://{place.rpartition('@')[2]}{slash}{path}/{page}", None)
+    return Link(f"{LOCAL_SERVER}/{page}", f"mlflow ui --backend-store-uri {uri}")
+
+
+def find_link(uri: str, experiment: str) -> Link | None:
+    """Returns the link to the experiment of that name, or None where there is none or the store does not answer.
+
+    Args:
+        uri: of the store, as `store.tracking_uri_for` returns it.
+        experiment: its name.
+    """
+    try:
+        client = store.connect(uri)
+        found = client.get_experiment_by_name(experiment)
+        return None if found is None else page_link(client, found.experiment_id, uri)
+    except Exception as error:
+        _log.info("MLflow at %s: %s", experiment, type(error).__name__)
+        return None
+
+
+def _card(name: str, kind: str, title: str | None) -> dict[str, Any]:
+    titled = {"displayName": title} if title else {}
+    identity = {"uuid": f"tensorrl-{name}", "metricSectionId": _SECTION}
+    return {"type": kind, **identity, **titled, "deleted": False, "isGenerated": False, "runsCountToCompare": 100}
+
+
+def _comparison(experiment_id: str) -> str:
+    return f"#/experiments/{experiment_id}/runs?viewStateShareKey={_KEY}&workflowType=machine_learning"
+
+
+def _note(experiment_id: str) -> str:
+    return (
+        f"{_NOTE_START}: data-efficient Rainbow on Atari with fewer coefficients. A run is one trial: a game, a "
+        "variant and a seed. `compression_ratio` says how many times fewer coefficients it learns than `rainbow` on "
+        "the same game; `human_normalized` is its score where 0 is a random agent and 1 a human tester.\n\n"
+        f"[Compare the runs]({_comparison(experiment_id)}) in a table, or in [charts]"
+        f"({_comparison(experiment_id)}{_CHARTS}): scores against compression ratio, and curves over training."
+    )

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from tensorrl.cli import reports, sweeps
-from tensorrl.cli.options import Json
+from tensorrl.cli.options import MOST_SEED, Json
 from tensorrl.cli.options import print_json as _print_json
 from tensorrl.cli.streams import finish, make_readable
 from tensorrl.errors import InputError, one_line, shown
@@ -248,8 +248,8 @@ def train_command(
 @app.command("evaluate")
 def evaluate_command(
     checkpoint: Annotated[Path, typer.Argument(help="A run's folder, or one checkpoint in it.")],
-    episodes: Annotated[int, typer.Option(help="Full games to play.")] = 10,
-    seed: Annotated[int, typer.Option(help="Of no-ops and random actions.")] = 0,
+    episodes: Annotated[int, typer.Option(min=1, max=10_000, help="Full games to play.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Of no-ops and random actions.")] = 0,
     video: Annotated[Path | None, typer.Option(help="Write the first game to FILE.mp4 or FILE.gif.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; PyTorch's choice otherwise.")] = None,
     as_json: Json = False,
@@ -275,7 +275,7 @@ def evaluate_command(
 def curves_command(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
     out: Annotated[Path, typer.Option(help="FILE.png or FILE.svg.")],
-    window: Annotated[int, typer.Option(min=1, help="Reports averaged.")] = 10,
+    window: Annotated[int, typer.Option(min=1, max=100_000, help="Reports averaged.")] = 10,
 ) -> None:
     """Draw learning curves: returns of training games over agent steps, evaluation beside them."""
     from tensorrl.analysis.curves import draw
@@ -321,10 +321,10 @@ def spectrum_command(
 def scattering_command(
     game: Annotated[str, typer.Option(help="A game; see `tensorrl games`.")],
     out: Annotated[Path, typer.Option(help="FILE.png, or another format of Matplotlib's.")],
-    scale: Annotated[int, typer.Option("--J", help="Scale, 2^J pixels.")] = 2,
-    orientations: Annotated[int, typer.Option("--L", help="Orientations.")] = 4,
-    seed: Annotated[int, typer.Option(help="Of the game.")] = 0,
-    steps: Annotated[int, typer.Option(help="Random agent steps before the frame.")] = 100,
+    scale: Annotated[int, typer.Option("--J", min=1, max=6, help="Scale, 2^J pixels.")] = 2,
+    orientations: Annotated[int, typer.Option("--L", min=1, max=16, help="Orientations.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Of the game.")] = 0,
+    steps: Annotated[int, typer.Option(min=0, max=100_000, help="Random agent steps before the frame.")] = 100,
 ) -> None:
     """Draw a frame beside its scattering coefficients: what an agent with that stem sees."""
     from tensorrl.analysis.scattering_figure import draw_game

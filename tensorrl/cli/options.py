@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+MOST_SEED = 2**31 - 1
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 

@@ -27,7 +27,9 @@ Only = Annotated[
         help="Only cells whose GAME-VARIANT-seedK matches, e.g. 'pong-*-seed0'; 'A,B' either, '!A' all others.",
     ),
 ]
-MaxConcurrent = Annotated[int | None, typer.Option(min=1, help="Trials at once at most; as many as fit otherwise.")]
+MaxConcurrent = Annotated[
+    int | None, typer.Option(min=1, max=100_000, help="Trials at once at most; as many as fit otherwise.")
+]
 Address = Annotated[
     str | None, typer.Option(help="A running Ray: auto, or HOST:PORT. RAY_ADDRESS, or a Ray of its own, otherwise.")
 ]
@@ -177,7 +179,7 @@ def status_command(
     watch: Annotated[
         bool, typer.Option("--watch", help="Again and again, until the sweep's driver has ended.")
     ] = False,
-    every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks with --watch.")] = 5.0,
+    every: Annotated[float, typer.Option(min=0.2, max=86_400, help="Seconds between two looks with --watch.")] = 5.0,
     as_json: Json = False,
 ) -> None:
     """Say how far a sweep is: cells done, running and failed, steps/s, time left."""

@@ -22,7 +22,7 @@ COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib >/dev/
 
 .PHONY: help install debug test test-fast test-slow test-gpu test-cluster smoke lint types format \
 	bench bench-throughput bench-speeds bench-trl bench-kfac bench-scattering bench-gpu bench-overhead \
-	bench-scaling clean
+	bench-scaling lock clean
 
 help: ## lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 22
@@ -118,6 +118,9 @@ bench-overhead: install ## two trials under Tune with MLflow beside two bare pro
 
 bench-scaling: install ## what a cell costs driver, Ray and MLflow: 1,000 cells that do nothing (half an hour)
 	$(BIN)/python -m benchmarks.scaling --json runs/benchmarks/scaling.json
+
+lock: install ## writes the image's locks, with the hash of every file, after a change of versions (docker/lock.sh)
+	PATH="$(abspath $(BIN)):$$PATH" docker/lock.sh
 
 clean: ## removes caches and build outputs; .venv and runs stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -3,7 +3,8 @@
 #
 #   head                the environment's token is the cluster's; RAY_HEAD_CPUS trials may run here (0)
 #   worker              joins RAY_HEAD (host:port)
-#   mlflow-server       serves MLFLOW_BACKEND_STORE_URI and MLFLOW_ARTIFACTS on MLFLOW_HOST:5000, passwords asked for
+#   mlflow-server       serves MLFLOW_BACKEND_STORE_URI and MLFLOW_ARTIFACTS on MLFLOW_HOST:5000, passwords asked for;
+#                       MLFLOW_TRIALS_USERNAME is who trials are, and no admin
 set -euo pipefail
 
 need() {
@@ -48,7 +49,11 @@ case "${1:-}" in
         ;;
     mlflow-server)
         need MLFLOW_BACKEND_STORE_URI MLFLOW_ARTIFACTS MLFLOW_AUTH_DATABASE_URI MLFLOW_AUTH_ADMIN_USERNAME \
-            MLFLOW_AUTH_ADMIN_PASSWORD MLFLOW_FLASK_SERVER_SECRET_KEY MLFLOW_ALLOWED_HOSTS
+            MLFLOW_AUTH_ADMIN_PASSWORD MLFLOW_FLASK_SERVER_SECRET_KEY MLFLOW_ALLOWED_HOSTS \
+            MLFLOW_TRIALS_USERNAME MLFLOW_TRIALS_PASSWORD
+        # Trials have a user of their own, who is no admin.
+        python "$(dirname "$0")/mlflow_user.py"
+        unset MLFLOW_TRIALS_USERNAME MLFLOW_TRIALS_PASSWORD
         settings=$(mktemp)
         printf '[mlflow]\ndefault_permission = NO_PERMISSIONS\ndatabase_uri = %s\nadmin_username = %s\n' \
             "${MLFLOW_AUTH_DATABASE_URI//%/%%}" "$MLFLOW_AUTH_ADMIN_USERNAME" >"$settings"

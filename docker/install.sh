@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The steps of the image. Each is run by the Dockerfile, and by the tests without an engine, from the source's root.
 #
-#   install.sh dependencies VENV    a virtual environment with what TensorRL and its servers need, as pinned
+#   install.sh dependencies VENV    a virtual environment with what TensorRL and its servers need, each file by its hash
 #   install.sh wheel DIST           TensorRL's wheel
 #   install.sh project VENV DIST    that wheel into that environment
 set -euo pipefail
@@ -23,12 +23,15 @@ compile() {
 dependencies() {
     local venv=$1 torch
     python3 -m venv "$venv"
+    cp docker/requirements.lock "$venv/requirements.txt"
     if [ -n "${TORCH_INDEX:-}" ]; then
+        # Another build than the one that the lock has the hash of; CUDA's libraries, which it does not need, are left out.
+        # An entry of the lock is its first line and those that are indented.
+        awk '/^[^ ]/ { skip = /^(torch|triton|nvidia-|cuda-)/ } !skip' docker/requirements.lock >"$venv/requirements.txt"
         torch=$(sed -n 's/^torch==/torch==/p' constraints.txt)
         pip_of "$venv" install --quiet --no-compile --constraint constraints.txt --index-url "$TORCH_INDEX" "$torch"
     fi
-    python3 docker/requirements.py pyproject.toml server >"$venv/requirements.txt"
-    pip_of "$venv" install --quiet --no-compile --constraint constraints.txt --requirement "$venv/requirements.txt"
+    pip_of "$venv" install --quiet --no-compile --require-hashes --requirement "$venv/requirements.txt"
     compile "$venv"
 }
 
@@ -36,8 +39,7 @@ wheel() {
     local dist=$1 tools
     tools=$(mktemp -d)
     python3 -m venv "$tools"
-    python3 docker/requirements.py pyproject.toml build >"$tools/requirements.txt"
-    pip_of "$tools" install --quiet --constraint constraints.txt --requirement "$tools/requirements.txt"
+    pip_of "$tools" install --quiet --require-hashes --requirement docker/build.lock
     pip_of "$tools" wheel --quiet --no-deps --no-build-isolation --wheel-dir "$dist" .
     rm -rf "$tools"
 }

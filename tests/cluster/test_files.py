@@ -219,7 +219,7 @@ def test_no_service_has_a_password_of_its_own() -> None:
     given = {name: str(value) for e in environments for name, value in e.items() if secret.search(name)}
     assert len(given) >= 6
     assert {name: value for name, value in given.items() if not re.fullmatch(r"\$\{\w+(:\?[^}]+)?\}", value)} == {}
-    for example in ("docker/.env.example", "cluster/secrets.env.example"):
+    for example in ("docker/.env.example", "cluster/secrets.env.example", "cluster/mlflow.env.example"):
         lines = [line for line in (ROOT / example).read_text().splitlines() if secret.search(line.partition("=")[0])]
         assert lines
         assert [line for line in lines if not re.fullmatch(r"\w+=(\$\w+)?", line) and not line.startswith("#")] == []
@@ -263,5 +263,11 @@ def test_the_launchers_dashboards_stay_on_loopback_and_ssh_on_one_address() -> N
 def test_git_ignores_the_files_that_hold_secrets() -> None:
     if shutil.which("git") is None or not (ROOT / ".git").exists():
         pytest.fail("this test reads git's rules: run it in a checkout")
-    for name in ("docker/.env", "cluster/secrets.env", "cluster/aws.local.yaml", "cluster/hosts/mine.yaml"):
+    for name in (
+        "docker/.env",
+        "cluster/secrets.env",
+        "cluster/mlflow.env",
+        "cluster/aws.local.yaml",
+        "cluster/hosts/mine.yaml",
+    ):
         assert _run("git", "check-ignore", "--quiet", name).returncode == 0, name

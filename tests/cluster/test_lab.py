@@ -80,6 +80,17 @@ def test_the_database_is_reached_from_the_mlflow_host_only(lab: Lab) -> None:
     assert "Connection refused" in _complaint(lab, "client", [sys.executable, "-c", reach])
 
 
+def test_trials_are_no_admin_of_mlflow(lab: Lab) -> None:
+    ask = (
+        "from mlflow.server.auth.client import AuthServiceClient\n"
+        f"AuthServiceClient({lab.mlflow!r}).create_user('another', 'a-password-of-theirs')"
+    )
+    assert "Permission denied" in _complaint(lab, "client", [sys.executable, "-c", ask])
+    # Neither the admin's password nor the key that signs sessions is in the environment of a host that trains.
+    environment = lab.environment()
+    assert not {lab.secret("mlflow"), lab.secret("sessions"), lab.secret("database")} & set(environment.values())
+
+
 def test_a_second_laboratory_of_the_name_is_refused(lab: Lab) -> None:
     with pytest.raises(InputError, match="stands already"):
         lifecycle.create(lab)

@@ -16,6 +16,7 @@ from tests.cluster.laboratory.network import Host
 
 RAY_PORT, DASHBOARD_PORT, MLFLOW_PORT, DATABASE_PORT = 6379, 8265, 5000, 5432
 ADMIN = "admin"
+TRIALS = "trials"
 _PROGRAMS = Path(sys.executable).parent
 
 
@@ -60,7 +61,7 @@ class Lab:
         return self.folder / "hosts" / f"{name}.log"
 
     def secret(self, name: str) -> str:
-        """Returns one of the laboratory's secrets: `token`, `mlflow`, `database` or `sessions`."""
+        """Returns one of the laboratory's secrets: `token`, `mlflow`, `trials`, `database` or `sessions`."""
         return (self.folder / "secrets" / name).read_text()
 
     def host(self, name: str) -> Host:
@@ -98,8 +99,8 @@ class Lab:
             "RAY_AUTH_TOKEN_PATH": str(self.folder / "secrets" / "token"),
             "RAY_ADDRESS": self.dashboard,
             "MLFLOW_TRACKING_URI": self.mlflow,
-            "MLFLOW_TRACKING_USERNAME": ADMIN,
-            "MLFLOW_TRACKING_PASSWORD": self.secret("mlflow"),
+            "MLFLOW_TRACKING_USERNAME": TRIALS,
+            "MLFLOW_TRACKING_PASSWORD": self.secret("trials"),
         }
 
     def command(self, host: Host, command: Sequence[str]) -> list[str]:

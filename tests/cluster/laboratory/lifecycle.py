@@ -33,7 +33,7 @@ def create(lab: Lab) -> None:
     lab.folder.chmod(0o755)
     for part in ("storage", "secrets", "artifacts", "home"):
         (lab.folder / part).mkdir(mode=0o700 if part == "secrets" else 0o755)
-    for secret in ("token", "mlflow", "database", "sessions"):
+    for secret in ("token", "mlflow", "trials", "database", "sessions"):
         path = lab.folder / "secrets" / secret
         path.touch(mode=0o600)
         path.write_text(secrets.token_hex(32))

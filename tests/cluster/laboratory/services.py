@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tensorrl.errors import InputError
-from tests.cluster.laboratory.lab import ADMIN, DATABASE_PORT, MLFLOW_PORT, RAY_PORT, Lab
+from tests.cluster.laboratory.lab import ADMIN, DATABASE_PORT, MLFLOW_PORT, RAY_PORT, TRIALS, Lab
 from tests.cluster.laboratory.network import Host
 
 ENTRYPOINT = Path(__file__).parents[3] / "docker" / "entrypoint.sh"
@@ -65,6 +65,8 @@ def start_mlflow(lab: Lab) -> None:
         "MLFLOW_AUTH_ADMIN_USERNAME": ADMIN,
         "MLFLOW_AUTH_ADMIN_PASSWORD": lab.secret("mlflow"),
         "MLFLOW_FLASK_SERVER_SECRET_KEY": lab.secret("sessions"),
+        "MLFLOW_TRIALS_USERNAME": TRIALS,
+        "MLFLOW_TRIALS_PASSWORD": lab.secret("trials"),
         "MLFLOW_ARTIFACTS": str(lab.folder / "artifacts"),
         "MLFLOW_ALLOWED_HOSTS": f"{host.address}:{MLFLOW_PORT}",
         "MLFLOW_HOST": host.address,

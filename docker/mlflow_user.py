@@ -1,4 +1,4 @@
-"""Gives trials a user of MLflow of their own before the server starts: no machine that trains knows the admin's password.
+"""Gives trials a user of MLflow of their own before the server starts: trials never know the admin's password.
 
 It reads MLFLOW_AUTH_DATABASE_URI, MLFLOW_TRIALS_USERNAME and MLFLOW_TRIALS_PASSWORD. A user that there is gets the
 password. What the user creates is the user's own; the admin sees everything.

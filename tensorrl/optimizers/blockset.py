@@ -65,11 +65,10 @@ class BlockSet:
         """Returns lr² pᵀ∇ of the preconditioned gradient p."""
         return reduce(torch.add, (flat.alignment(groups[flat.group]["lr"]) for flat in self._flats))
 
-    def turn(self, groups: Groups, scale: float | Tensor, reach: Tensor | None) -> None:
-        """Makes steps of preconditioned gradients, with `reach` times the learning rates; see `FlatBlocks.turn`."""
+    def turn(self, groups: Groups, scale: float | Tensor) -> None:
+        """Makes steps of preconditioned gradients; see `FlatBlocks.turn`."""
         for flat in self._flats:
-            group = groups[flat.group]
-            flat.turn(scale, group["lr"] if reach is None else group["lr"] * reach, group["momentum"])
+            flat.turn(scale, groups[flat.group]["lr"], groups[flat.group]["momentum"])
 
     def shorten(self, factor: Tensor) -> None:
         """Scales the steps made before they are added."""

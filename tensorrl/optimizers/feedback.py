@@ -64,8 +64,9 @@ class Feedback:
             after: likewise, at the parameters now.
         """
         if self._trust is not None:
-            divergence = DIVERGENCES[str(self._options.likelihood)](before.detach(), after)
-            self._blocks.rescale(self._trust.correct(divergence))
+            # Of steps this short float32 would give the rounding of the logarithms.
+            divergence = DIVERGENCES[str(self._options.likelihood)](before.detach().double(), after.double())
+            self._blocks.rescale(self._trust.correct(divergence.to(self._trust.reach)))
 
     @torch.no_grad()
     def figures(self) -> dict[str, float]:

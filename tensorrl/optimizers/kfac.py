@@ -244,11 +244,9 @@ class KFAC(Feedback, Optimizer):
         if scale is None:
             return False
         self._last_scale = scale
-        if trust is None or trust.begun:
-            blocks.turn(groups, scale, None if trust is None else trust.reach)
-        else:
-            blocks.turn(groups, scale, None)
-            blocks.shorten(trust.begin(blocks.curvature() / 2))
+        blocks.turn(groups, scale)
+        if trust is not None:
+            blocks.shorten(trust.guess(blocks.curvature() / 2))
         blocks.add()
         if self._fallback is not None:
             self._fallback.step()

@@ -7,18 +7,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-GROWTH = 10.0
-"""Most by which one measurement lengthens a step."""
-RETREAT = 0.1
-"""What the reach is multiplied by after a step whose divergence is not finite; the step itself is undone."""
+MEMORY = 0.5
+"""Weight of the past in the ratio of measured to modelled divergence, geometrically averaged."""
+GROWTH = 100.0
+"""Most by which a measurement lengthens a step beyond what the model said."""
+SMALLEST = 1e-30
 
 
 class TrustRegion:
     """Finds the fraction of the learning rate at which a step's KL divergence is a bound.
 
-    For small steps the divergence is quadratic in their length (Martens & Grosse 2015, section 6.4, take the same
-    quadratic form on the batch from the exact Fisher). So one measurement tells the factor, and the fraction found for
-    one step is where the next one starts. The fraction is at most 1: a short learning rate stays below the bound.
+    First by the model, ½ δᵀFδ times the ratio at which measurements have been found above it (blocks do not know of one
+    another, and of old batches more than of this one). Then by the step's own measured divergence: for small steps it
+    is quadratic in their length, so one measurement tells the factor that is left (Martens & Grosse 2015, section 6.4,
+    take the same form on the batch from the exact Fisher). The fraction is at most 1: a short learning rate stays below
+    the bound.
 
     Args:
         bound: in nats.
@@ -28,37 +31,46 @@ class TrustRegion:
     def __init__(self, bound: float, device: torch.device) -> None:
         self.bound = bound
         self.reach = torch.ones((), device=device)
-        """0-dim, the fraction of the learning rate that the coming step begins with."""
-        self.begun = False
+        """0-dim, the fraction of the learning rate that the last step took."""
+        self.ratio = torch.ones((), device=device)
+        """0-dim, measured over modelled divergence."""
+        self._modelled = torch.zeros((), device=device)
 
-    def begin(self, quadratic: Tensor) -> Tensor:
-        """Takes the first reach from a model, and returns it.
+    def guess(self, modelled: Tensor) -> Tensor:
+        """Returns the fraction that the model says.
 
         Args:
-            quadratic: ½ δᵀFδ of the first step at the whole learning rate.
+            modelled: 0-dim, ½ δᵀFδ of the step at the whole learning rate, in nats.
         """
-        self.begun = True
-        wanted = (self.bound / quadratic.clamp(min=1e-30)).sqrt()
-        self.reach.copy_(torch.where(quadratic > 0, wanted.clamp(max=1), 1))
+        wanted = (self.bound / (modelled * self.ratio).clamp(min=SMALLEST)).sqrt().clamp(max=1)
+        self._modelled.copy_(modelled)
+        self.reach.copy_(torch.where(modelled > 0, wanted, 1))
         return self.reach
 
     def correct(self, divergence: Tensor) -> Tensor:
-        """Returns the factor that brings the step just taken to the bound, and starts the next one from there.
+        """Returns the factor that brings the step just taken to the bound; 0, so no step, where it is not finite.
 
         Args:
             divergence: 0-dim, of the step as it was taken, in nats.
         """
         sound = divergence.isfinite()
-        factor = (self.bound / divergence.clamp(min=1e-30)).sqrt().clamp(max=GROWTH)
+        factor = (self.bound / divergence.clamp(min=SMALLEST)).sqrt().clamp(max=GROWTH)
         factor = torch.where(sound, torch.minimum(factor, 1 / self.reach), 0)
-        self.reach.mul_(torch.where(sound, factor, RETREAT))
+        seen = divergence / (self._modelled * self.reach**2).clamp(min=SMALLEST)
+        # What is lost in rounding, or blew up, tells nothing about the next step.
+        told = sound & (self._modelled > 0) & (divergence > 0)
+        weight = torch.where(told, 1 - MEMORY, 0.0)
+        self.ratio.mul_((torch.where(told, seen, 1) / torch.where(told, self.ratio, 1)).pow(weight))
+        # After a step that had to be taken back the model is trusted less.
+        self.ratio.mul_(torch.where(sound, 1.0, 100.0))
+        self.reach.mul_(factor)
         return factor
 
     def get_state(self) -> dict[str, Any]:
         """Returns what `set_state` takes."""
-        return {"reach": self.reach.clone(), "begun": self.begun}
+        return {"reach": self.reach.clone(), "ratio": self.ratio.clone()}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Puts back what `get_state` gave."""
         self.reach.copy_(torch.as_tensor(state["reach"]))
-        self.begun = bool(state["begun"])
+        self.ratio.copy_(torch.as_tensor(state["ratio"]))

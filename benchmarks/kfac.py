@@ -1,7 +1,8 @@
 """Milliseconds per update: Adam, our K-FAC and curvlinops' on the agent's networks; steps to a loss on digits.
 
     python -m benchmarks.kfac [--threads 2] [--rounds 7] [--curvature-interval 25] [--inverse-interval 100]
-                              [--kfac-pytorch PATH] [--clock wall|cpu] [--products] [--no-digits] [--json FILE]
+                              [--kfac-pytorch PATH] [--clock wall|cpu] [--products] [--no-digits] [--no-peers]
+                              [--json FILE]
 
 An update is all that the learner does with a batch of 32: double-Q targets, forward, backward, optimizer (for K-FAC
 with the curvature steps and refreshes that fall due). Every contestant makes `--inverse-interval` updates a round, in
@@ -38,6 +39,7 @@ from tensorrl.networks.heads import categorical_losses, categorical_projection
 from tensorrl.networks.matmul import times_transposed
 from tensorrl.networks.qnetwork import QNetwork
 from tensorrl.optimizers.adam import FusedAdam
+from tensorrl.optimizers.grafting import AdamLength
 from tensorrl.optimizers.kfac import KFAC
 from tensorrl.trial.settings import network_spec
 from tensorrl.trial.variants import resolve
@@ -88,11 +90,11 @@ def adam(variant: str, options: argparse.Namespace) -> Callable[[], None]:
     return update
 
 
-def ours(variant: str, options: argparse.Namespace) -> Callable[[], None]:
+def ours(variant: str, options: argparse.Namespace, **how: Any) -> Callable[[], None]:
     learner = Update(variant)
     optimizer = KFAC(
         learner.network,
-        lr=1e-3,
+        **{"lr": 1e-3, **how},
         curvature_interval=options.curvature_interval,
         inverse_interval=options.inverse_interval,
     )
@@ -106,6 +108,9 @@ def ours(variant: str, options: argparse.Namespace) -> Callable[[], None]:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        for _ in range(optimizer.fits):
+            with torch.no_grad():
+                optimizer.fit_step(predictions, learner.predictions())
 
     return update
 
@@ -214,7 +219,11 @@ def contestants(options: argparse.Namespace) -> dict[str, Callable[[], None]]:
     """Every contestant by name: a line here is all that another takes."""
     found = {f"{variant}, Adam": adam(variant, options) for variant in VARIANTS}
     found |= {f"{variant}, K-FAC": ours(variant, options) for variant in VARIANTS}
-    found["denoised, curvlinops"] = curvlinops("denoised", options)
+    grafted = {"lr": 1e-4, "graft": AdamLength(epsilon=1.5e-4), "relative_damping": True}
+    found["trl-5x, K-FAC grafted"] = ours("trl-5x", options, **grafted)
+    found["trl-5x, K-FAC in a trust region"] = ours("trl-5x", options, lr=1.0, trust_region=1e-3)
+    if not options.no_peers:
+        found["denoised, curvlinops"] = curvlinops("denoised", options)
     if options.kfac_pytorch:
         found["denoised, kfac-pytorch"] = kfac_pytorch("denoised", options)
     return found
@@ -239,7 +248,7 @@ def measure(options: argparse.Namespace) -> dict[str, dict[str, float]]:
         adams = times[f"{name.split(',')[0]}, Adam"]
         ratio = statistics.median(a / b for a, b in zip(mine, adams, strict=True))
         results[name] = {"ms": statistics.median(mine), "least ms": min(mine), "to Adam": ratio}
-        print(f"{name:24} {results[name]['ms']:7.2f} ms (least {min(mine):6.2f})   {ratio:5.2f} x Adam", flush=True)
+        print(f"{name:32} {results[name]['ms']:7.2f} ms (least {min(mine):6.2f})   {ratio:5.2f} x Adam", flush=True)
     return results
 
 
@@ -269,6 +278,7 @@ def main() -> None:
     parser.add_argument("--inverse-interval", type=int, default=100)
     parser.add_argument("--kfac-pytorch", type=Path, metavar="PATH", help="a checkout of kfac-pytorch to run beside")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    parser.add_argument("--no-peers", action="store_true", help="without curvlinops")
     parser.add_argument("--products", action="store_true", help="only the products")
     parser.add_argument("--no-digits", action="store_true", help="without the supervised tasks")
     parser.add_argument("--json", type=Path, help="file for the figures")

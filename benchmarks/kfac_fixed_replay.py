@@ -257,8 +257,8 @@ class Arm:
                 churn = network.q_values(before_others).argmax(1) != network.q_values(after_others).argmax(1)
                 kls["churn"].append(float(churn.float().mean()))
                 for name, p in parameters.items():
-                    adams = 1e-4 * moments[name].lengths(moments[name].slices_of([p.numel()]))
-                    lengths[name].append(float((p - saved[name]).norm() / adams[0]))
+                    adams = 1e-4 * moments[name].step.norm()
+                    lengths[name].append(float((p - saved[name]).norm() / adams))
         return {
             **{f"kl_{name}": float(np.median(values)) for name, values in kls.items() if name != "churn"},
             "churn": float(np.mean(kls["churn"])),

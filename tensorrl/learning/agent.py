@@ -158,7 +158,7 @@ class Agent:
         if observed:
             optimizer.prepare()
         optimizer.apply()
-        if optimizer.fit_due:
+        for _ in range(optimizer.fits):
             with torch.no_grad():
                 moved = network(batch.stacks)[self._rows(batch), batch.actions]
             optimizer.fit_step(_rows_of(predictions), _rows_of(moved))

@@ -9,7 +9,7 @@ from tensorrl.optimizers.blockset import BlockSet
 from tensorrl.optimizers.damping import LevenbergMarquardt
 from tensorrl.optimizers.figures import decided_directions
 from tensorrl.optimizers.options import DIVERGENCES, Options
-from tensorrl.optimizers.trust import TrustRegion
+from tensorrl.optimizers.trust import MEASUREMENTS, TrustRegion
 
 
 class Feedback:
@@ -45,9 +45,9 @@ class Feedback:
             self._damping = adaptive.adapted(self._damping, (after - before) / predicted)
 
     @property
-    def fit_due(self) -> bool:
-        """Whether `fit_step` wants the outputs before and after each step, that is with a trust region."""
-        return self._trust is not None
+    def fits(self) -> int:
+        """How often `fit_step` wants the outputs before and after each step: 0 without a trust region."""
+        return 0 if self._trust is None else MEASUREMENTS
 
     @torch.no_grad()
     def fit_step(self, before: Tensor, after: Tensor) -> None:
@@ -56,8 +56,9 @@ class Feedback:
             before = model(inputs)
             ...
             optimizer.step()
-            with torch.no_grad():
-                optimizer.fit_step(before, model(inputs))
+            for _ in range(optimizer.fits):
+                with torch.no_grad():
+                    optimizer.fit_step(before, model(inputs))
 
         Args:
             before: the model's outputs for the step's batch, (batch, ...), at the parameters before it.

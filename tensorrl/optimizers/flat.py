@@ -48,9 +48,8 @@ class FlatBlocks:
             torch.zeros(sum(sizes), dtype=dtype, device=device) for _ in range(3)
         )
         self.moments = None if graft is None else AdamMoments(graft, self.gradients)
-        self._sizes = torch.tensor(sizes, device=device)
         self._slices = list(self.steps.split(sizes))
-        self._adams_slices = [] if self.moments is None else self.moments.slices_of(sizes)
+        self._adams_slices = [] if self.moments is None else list(self.moments.step.split(sizes))
         self.stacks: list[BlockStack] = []
         self._parameters: list[nn.Parameter] = []
         self._gradient_views: list[Tensor] = []
@@ -128,12 +127,10 @@ class FlatBlocks:
             self._graft(lr)
 
     def _graft(self, lr: float | Tensor) -> None:
-        assert self.moments is not None
-        mine = torch.stack(torch._foreach_norm(self._slices))
-        ratios = self.moments.lengths(self._adams_slices) * lr / mine
+        mine, adams = (torch.stack(torch._foreach_norm(slices)) for slices in (self._slices, self._adams_slices))
         # A block that does not move has no direction to be lengthened.
-        ratios = torch.where(mine > 0, ratios, 0)
-        self.steps.mul_(ratios.repeat_interleave(self._sizes, output_size=len(self.steps)))
+        ratios = torch.where(mine > 0, adams * lr / mine, 0)
+        torch._foreach_mul_(self._slices, list(ratios.unbind()))
 
     def rescale(self, factor: Tensor) -> None:
         """Makes the step just taken `factor` times as long."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,48 +30,35 @@ class AdamLength:
 
 
 class AdamMoments:
-    """Adam's state for a flat vector of gradients, and the lengths of the step it would take, slice by slice.
+    """Adam's state for a flat vector of gradients, and the step it would take.
 
     Attributes:
         first: flat vector, moving average of gradients.
         second: flat vector, moving average of their squares.
         count: 0-dim, gradients seen.
+        step: flat vector, Adam's last step at learning rate 1.
     """
 
     def __init__(self, options: AdamLength, like: Tensor) -> None:
         self.options = options
-        self.first, self.second, self._step = (torch.zeros_like(like) for _ in range(3))
-        self.count = like.new_zeros(())
+        self.first, self.second, self.step = (torch.zeros_like(like) for _ in range(3))
+        self.count = torch.zeros((), device=like.device)
+        self._none = torch.zeros(1, device=like.device)
 
     def observe(self, gradients: Tensor, sound: Tensor | None = None) -> None:
-        """Takes a flat vector of gradients in.
+        """Takes a flat vector of gradients in, and makes the step.
 
         Args:
             gradients: not changed.
             sound: 0-dim, False where they are to be left out because they are not finite; None where they are sound.
         """
-        weights: list[float | Tensor] = [1 - beta for beta in self.options.betas]
-        if sound is None:
-            self.count += 1
-        else:
-            self.count += sound
-            gradients = gradients.nan_to_num(0, 0, 0)
-            weights = [torch.where(sound, weight, 0.0) for weight in weights]
-        self.first.lerp_(gradients, weights[0])
-        self.second.lerp_(gradients.square(), weights[1])
-
-    def lengths(self, slices: Sequence[Tensor]) -> Tensor:
-        """Returns the L2 norms (slices,) of Adam's next step at learning rate 1.
-
-        Args:
-            slices: see `slices_of`.
-        """
         beta1, beta2 = self.options.betas
-        torch.div(self.second, 1 - beta2**self.count, out=self._step)
-        self._step.sqrt_().add_(self.options.epsilon)
-        torch.div(self.first, self._step, out=self._step)
-        return torch.stack(torch._foreach_norm(list(slices))) / (1 - beta1**self.count)
-
-    def slices_of(self, sizes: Sequence[int]) -> list[Tensor]:
-        """Views of the vector that `lengths` measures, of these sizes in turn."""
-        return list(self._step.split(list(sizes)))
+        self.count += 1 if sound is None else sound
+        self.step.zero_()
+        # PyTorch's kernel moves parameters by Adam's step; from 0 it leaves the step itself.
+        torch._fused_adam_(
+            [self.step], [gradients], [self.first], [self.second], [], [self.count],
+            lr=1.0, beta1=beta1, beta2=beta2, weight_decay=0.0, eps=self.options.epsilon,
+            amsgrad=False, maximize=False,
+            found_inf=self._none if sound is None else (~sound).to(self._none).view(1),
+        )  # fmt: skip

@@ -39,8 +39,8 @@ class AgentOptimizer(Protocol):
         """Does what a step does on the device: moves the parameters along their gradients."""
 
     @property
-    def fit_due(self) -> bool:
-        """Whether the step just taken is to be told to `fit_step`; the same for every step of a run."""
+    def fits(self) -> int:
+        """How often the step just taken is to be told to `fit_step`; the same for every step of a run."""
 
     def fit_step(self, before: Tensor, after: Tensor) -> Any:
         """Takes the predictions (batch, outputs) on the step's batch before and after it."""
@@ -63,7 +63,7 @@ class FirstOrder:
     """
 
     curvature_due = False
-    fit_due = False
+    fits = 0
 
     def curvature(self) -> AbstractContextManager[Observer]:
         """A context that watches nothing."""

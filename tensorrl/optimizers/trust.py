@@ -9,6 +9,8 @@ from torch import Tensor
 
 MEMORY = 0.5
 """Weight of the past in the ratio of measured to modelled divergence, geometrically averaged."""
+MEASUREMENTS = 3
+"""Of each step: where gradients change from one batch to the next the first is far off now and then, the third is not."""
 GROWTH = 100.0
 """Most by which a measurement lengthens a step beyond what the model said."""
 SMALLEST = 1e-30
@@ -19,7 +21,7 @@ class TrustRegion:
 
     First by the model, ½ δᵀFδ times the ratio at which measurements have been found above it (blocks do not know of one
     another, and of old batches more than of this one). Then by the step's own measured divergence: for small steps it
-    is quadratic in their length, so one measurement tells the factor that is left (Martens & Grosse 2015, section 6.4,
+    is quadratic in their length, so each measurement tells the factor that is left (Martens & Grosse 2015, section 6.4,
     take the same form on the batch from the exact Fisher). The fraction is at most 1: a short learning rate stays below
     the bound.
 
@@ -58,7 +60,7 @@ class TrustRegion:
         factor = torch.where(sound, torch.minimum(factor, 1 / self.reach), 0)
         seen = divergence / (self._modelled * self.reach**2).clamp(min=SMALLEST)
         # What is lost in rounding, or blew up, tells nothing about the next step.
-        told = sound & (self._modelled > 0) & (divergence > 0)
+        told = sound & (self._modelled > 0) & (divergence > 0) & (self.reach > 0)
         weight = torch.where(told, 1 - MEMORY, 0.0)
         self.ratio.mul_((torch.where(told, seen, 1) / torch.where(told, self.ratio, 1)).pow(weight))
         # After a step that had to be taken back the model is trusted less.

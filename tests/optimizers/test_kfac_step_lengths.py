@@ -52,7 +52,7 @@ def _step(optimizer: KFAC, net: nn.Module, batch: tuple[Tensor, Tensor]) -> tupl
     F.cross_entropy(before, batch[1]).backward()
     optimizer.step()
     with torch.no_grad():
-        if optimizer.fit_due:
+        for _ in range(optimizer.fits):
             optimizer.fit_step(before, net(batch[0]))
         return before.detach(), net(batch[0])
 

@@ -10,7 +10,7 @@ from torch import Tensor
 MEMORY = 0.5
 """Weight of the past in the ratio of measured to modelled divergence, geometrically averaged."""
 MEASUREMENTS = 3
-"""Of each step: where gradients change from one batch to the next the first is far off now and then, the third is not."""
+"""Of each step: where gradients differ from batch to batch the first is far off now and then, the third is not."""
 GROWTH = 100.0
 """Most by which a measurement lengthens a step beyond what the model said."""
 SMALLEST = 1e-30

@@ -8,12 +8,21 @@ import reprlib
 from collections.abc import Iterable
 from typing import Any
 
+from tensorrl.uris import redact
+
 MOST_OF_A_VALUE = 200
 """Characters of a bad value that a message shows."""
 _MOST_OF_A_MESSAGE = 1_600
 _LONG_WORD = re.compile(r"\S{401,}")
 
-_REPR = reprlib.Repr()
+
+class _Repr(reprlib.Repr):
+    def repr_str(self, x: str, level: int) -> str:
+        # Before it is cut, which could part a password from what shows that it is one.
+        return super().repr_str(redact(x), level)
+
+
+_REPR = _Repr()
 _REPR.maxlevel = 3
 _REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = _REPR.maxset = 12
 _REPR.maxstring = _REPR.maxother = MOST_OF_A_VALUE
@@ -31,7 +40,11 @@ class InputError(ValueError):
 
 
 def one_line(text: str) -> str:
-    """Returns a text as one printable line: control characters escaped, the middle of a very long one left out."""
+    """Returns a text as one printable line, control characters escaped, the middle of a very long one left out.
+
+    Passwords of URIs in it are hidden.
+    """
+    text = redact(text)
     text = _shortened(_LONG_WORD.sub(lambda word: _shortened(word[0], MOST_OF_A_VALUE), text), _MOST_OF_A_MESSAGE)
     if text.isprintable():
         return text

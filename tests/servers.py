@@ -31,13 +31,22 @@ def free_port() -> int:
 
 
 @contextmanager
-def mlflow_server(port: int, folder: Path, backend: str | None = None) -> Iterator[None]:
-    """An MLflow server, on an SQLite file in `folder` where no other backend is given; killed at the end."""
+def mlflow_server(port: int, folder: Path, backend: str | None = None, password: str | None = None) -> Iterator[None]:
+    """An MLflow server, on an SQLite file in `folder` where no other backend is given; killed at the end.
+
+    With a password it lets only the user `admin` in.
+    """
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", backend or f"sqlite:///{folder / 'server.db'}"]
     command += ["--artifacts-destination", str(folder)]
+    env = dict(os.environ)
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        env.pop(name, None)
+    if password is not None:
+        command += ["--app-name", "basic-auth"]
+        env |= {"MLFLOW_AUTH_ADMIN_PASSWORD": password, "MLFLOW_FLASK_SERVER_SECRET_KEY": "of-a-test"}
     with (folder / "server.log").open("ab") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, cwd=folder)
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, cwd=folder, env=env)
     try:
         import requests
 

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "tensorrl"
 
 # Low to high. A room imports its own level and those before it.
 LEVELS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "games", "system", "files"}),
+    frozenset({"uris", "errors", "games", "system", "files"}),
     frozenset({"networks"}),
     frozenset({"optimizers"}),
     frozenset({"learning"}),

@@ -15,6 +15,7 @@ from tensorrl.cli.options import MOST_SEED, Json
 from tensorrl.cli.options import print_json as _print_json
 from tensorrl.cli.streams import finish, make_readable
 from tensorrl.errors import InputError, one_line, shown
+from tensorrl.uris import redact
 
 # What a wrong option raises: of Typer's own copy of Click, or of Click itself, by version of Typer.
 _ClickError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
@@ -52,8 +53,17 @@ Set = Annotated[
 def main() -> None:
     """Runs the command line; bad input is one line on stderr and exit code 2."""
     make_readable()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_Formatter())
     sys.exit(finish(_run()))
+
+
+class _Formatter(logging.Formatter):
+    """The bare message, also of a library, without passwords."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(record.getMessage())
 
 
 def _run() -> int:

@@ -42,6 +42,6 @@ def is_complete(directory: Path, *, experiment: str, tracking_uri: str) -> bool:
 def _content(directory: Path, experiment: str, complete_in: str | None) -> dict[str, Any]:
     if complete_in is None:
         return {"experiment": experiment}
-    # A digest, because a URI may hold a password; with the key, because the folder may come to hold another trial.
+    # A digest, because it is only compared; with the key, because the folder may come to hold another trial.
     what = f"{complete_in} {(read_trial(directory) or {}).get('key')}"
     return {"experiment": experiment, "complete": hashlib.sha256(what.encode()).hexdigest()}

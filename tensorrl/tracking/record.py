@@ -13,6 +13,7 @@ from tensorrl.tracking import store
 from tensorrl.tracking.memory import recall_experiment, remember
 from tensorrl.tracking.mirror import LOCK_FILE, Mirror
 from tensorrl.trial import folder
+from tensorrl.uris import redact
 
 _log = logging.getLogger(__name__)
 
@@ -143,6 +144,6 @@ class MlflowRecord:
 
 
 def one_line(error: BaseException) -> str:
-    """Returns what an error says as one line of at most 200 characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    """Returns what an error says as one line of at most 200 characters, passwords hidden."""
+    text = redact(" ".join(str(error).split())) or type(error).__name__
     return text if len(text) <= 200 else f"{text[:199]}…"

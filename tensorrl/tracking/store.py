@@ -10,9 +10,11 @@ from typing import Any
 
 from tensorrl import files
 from tensorrl.files import file_lock
+from tensorrl.uris import HIDDEN, holds_secret, redact, split_login, whole
 
 STORE_FILE = "mlflow.db"
 ARTIFACTS_FOLDER = "mlartifacts"
+URI_VARIABLE = "MLFLOW_TRACKING_URI"
 _SQLITE = "sqlite:///"
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -28,11 +30,17 @@ _ENVIRONMENT = {
 def tracking_uri_for(directory: Path, given: str | None = None) -> str:
     """Returns the tracking URI for a trial's folder, with paths made absolute (trials run in other folders).
 
+    A password in it is hidden (`http://user:***@host`), so that the URI may be kept and shown. The whole URI stays in
+    the environment of this process and of those it starts, where `connect` finds it.
+
     Args:
         directory: the trial's folder.
         given: an explicit URI, which wins; then `MLFLOW_TRACKING_URI`; then an SQLite file beside the folder.
     """
-    uri = given or os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{directory.absolute().parent / STORE_FILE}"
+    uri = given or os.environ.get(URI_VARIABLE) or f"{_SQLITE}{directory.absolute().parent / STORE_FILE}"
+    if holds_secret(uri):
+        os.environ[URI_VARIABLE] = uri
+        return redact(uri)
     path = sqlite_path(uri)
     if path is not None:
         _, mark, query = uri.partition("?")
@@ -68,6 +76,7 @@ def connect(uri: str) -> Any:
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    uri = _with_login(uri)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import mlflow
@@ -82,6 +91,24 @@ def connect(uri: str) -> Any:
             if not path.exists():
                 _create_sqlite(path)
             return mlflow.MlflowClient(tracking_uri=uri)
+
+
+def _with_login(uri: str) -> str:
+    """Returns the URI to connect to; of a server without its login, which goes where MLflow's client looks for it.
+
+    So no error of MLflow's can hold the password.
+    """
+    uri = whole(uri, URI_VARIABLE)
+    if not uri.startswith(("http://", "https://")):
+        return uri
+    bare, login = split_login(uri)
+    if login.get("password") == HIDDEN:
+        # Another process was given it. This one may have a login of its own.
+        return bare
+    if login.get("password"):
+        os.environ.update({"MLFLOW_TRACKING_USERNAME": login["user"], "MLFLOW_TRACKING_PASSWORD": login["password"]})
+        return bare
+    return uri
 
 
 def _create_sqlite(path: Path) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, StrictInt, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, StrictInt, model_validator
 
 from tensorrl import games
 from tensorrl.errors import InputError, shown, unknown
 from tensorrl.trial import variants
 from tensorrl.trial.settings import MOST_STEPS, Settings
 from tensorrl.trial.spec import MOST_THREADS
+from tensorrl.uris import holds_secret
 
 MOST_SEEDS = 10_000
 _MOST_CELLS = 100_000
@@ -144,17 +145,27 @@ class Evaluation(BaseModel):
         return {name: value for name, value in given.items() if value is not None}
 
 
+def _without_secret(uri: str) -> str:
+    if holds_secret(uri):
+        raise InputError(
+            f"{uri} holds a password, which a sweep file must not (allowed: a URI without one; the password comes by "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or with the URI by MLFLOW_TRACKING_URI)"
+        )
+    return uri
+
+
 class Tracking(BaseModel):
     """Where MLflow's record goes.
 
     Attributes:
-        uri: of the MLflow store. `MLFLOW_TRACKING_URI` wins; without either it is an SQLite file in the sweep's store.
+        uri: of the MLflow store, without a password. `MLFLOW_TRACKING_URI` wins; without either it is an SQLite file in
+            the sweep's store.
         experiment: MLflow's experiment; None takes the sweep's name.
     """
 
     model_config = _STRICT
 
-    uri: Annotated[str, Field(min_length=1, max_length=2_000)] | None = None
+    uri: Annotated[str, Field(min_length=1, max_length=2_000), AfterValidator(_without_secret)] | None = None
     experiment: Annotated[str, Field(min_length=1, max_length=250)] | None = None
 
 

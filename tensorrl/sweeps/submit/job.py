@@ -23,6 +23,7 @@ from tensorrl.sweeps.grid.spec import SweepSpec
 from tensorrl.sweeps.submit.interpreter import SETUP_HOOK
 from tensorrl.sweeps.submit.probe import MARK
 from tensorrl.sweeps.submit.token import MODE_VARIABLE, Token, find_token
+from tensorrl.uris import holds_secret, redact
 
 JOB_ENVIRONMENT = {
     # Ray would give a stopped job 3 seconds, in which no trial can finish its hundred steps and write a checkpoint.
@@ -87,8 +88,13 @@ class Cluster:
             metadata: of the job.
 
         Raises:
-            InputError: the cluster refuses it.
+            InputError: the command holds a password, or the cluster refuses it.
         """
+        if holds_secret(entrypoint):
+            raise InputError(
+                f"{entrypoint}: holds a password, which the cluster would keep (allowed: in the environment of the "
+                "cluster's machines)"
+            )
         environment = {**JOB_ENVIRONMENT, **_commit()}
         try:
             return str(
@@ -226,7 +232,7 @@ def _commit() -> dict[str, str]:
 
 
 def _line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = redact(" ".join(str(error).split())) or type(error).__name__
     return text if len(text) <= 300 else f"{text[:299]}…"
 
 
@@ -248,9 +254,10 @@ def describe_job(spec: SweepSpec, cluster: Cluster, job: str) -> str:
     ray = "ray" if shutil.which("ray") else shlex.quote(str(Path(sys.executable).parent / "ray"))
     # Ray's own commands send a token only where they are told to.
     command = f"{MODE_VARIABLE}=token {ray}" if cluster.token else ray
+    address = redact(cluster.address)
     return (
         f"sweep {spec.name} runs as job {job}\n"
-        f"  follow: {command} job logs --address {cluster.address} --follow {job}\n"
-        f"  stop:   {command} job stop --address {cluster.address} {job}   (its trials checkpoint first)\n"
+        f"  follow: {command} job logs --address {address} --follow {job}\n"
+        f"  stop:   {command} job stop --address {address} {job}   (its trials checkpoint first)\n"
         "  resume: give the same `tensorrl submit` command again"
     )

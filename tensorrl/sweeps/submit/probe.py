@@ -22,6 +22,7 @@ from tensorrl.sweeps.remote.files import REMOTE_VARIABLE, Remote
 from tensorrl.sweeps.store.layout import LOCKS_FOLDER, open_store, store_path
 from tensorrl.tracking.record import one_line
 from tensorrl.tracking.store import connect, sqlite_path, tracking_uri_for
+from tensorrl.uris import redact
 
 MARK = "TENSORRL-PROBE "
 """Begins the line of a job's log that holds what the probe found."""
@@ -73,7 +74,7 @@ def probe(spec: SweepSpec, store: Path, remote: str | None = None) -> dict[str, 
                 away.remove(f"{LOCKS_FOLDER}/{token}")
         silent = [f"{name}: does not answer" for answer, name in asked.items() if answer not in answered]
         free = {name: amount for name, amount in ray.available_resources().items() if name in ("CPU", "GPU", "memory")}
-    return {**found, "mlflow": _without_password(uri), "problems": [*problems, *silent], "free": free}
+    return {**found, "mlflow": uri, "problems": [*problems, *silent], "free": free}
 
 
 def look_from_here(store: str, token: str, uri: str, remote: str | None = None) -> list[str]:
@@ -105,7 +106,7 @@ def look_from_here(store: str, token: str, uri: str, remote: str | None = None) 
         if path is None:
             connect(uri).search_experiments(max_results=1)
     except Exception as error:
-        problems.append(f"MLflow at {_without_password(uri)}: {one_line(error)}")
+        problems.append(f"MLflow at {redact(uri)}: {one_line(error)}")
     return problems
 
 
@@ -128,12 +129,6 @@ def _answer(answer: Any, machine: str) -> list[str]:
         return [f"{machine}: {problem}" for problem in ray.get(answer)]
     except Exception as error:
         return [f"{machine}: {one_line(error)}"]
-
-
-def _without_password(uri: str) -> str:
-    scheme, mark, rest = uri.partition("://")
-    place, slash, path = rest.partition("/")
-    return f"{scheme}{mark}{place.rpartition('@')[2]}{slash}{path}"
 
 
 def main(arguments: list[str] | None = None) -> None:

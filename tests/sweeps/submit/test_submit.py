@@ -95,8 +95,8 @@ def test_a_machine_says_what_it_cannot_reach(tmp_path: Path) -> None:
         nobody.bind(("127.0.0.1", 0))
         port = nobody.getsockname()[1]
         (problem,) = look_from_here(str(store), "token", f"http://me:secret@127.0.0.1:{port}")
-    assert problem.startswith(f"MLflow at http://127.0.0.1:{port}: ")
-    assert "secret" not in problem.partition(": ")[0]
+    assert problem.startswith(f"MLflow at http://me:***@127.0.0.1:{port}: ")
+    assert "secret" not in problem
 
 
 def free_ports(count: int) -> list[int]:

@@ -47,7 +47,7 @@ BANNED = {
 ONLY = {"learning": frozenset({"torch", "numpy"})}
 
 # What stands in one module only.
-ONE_HOME = {"os.replace(": "tensorrl.files", "flock(": "tensorrl.files"}
+ONE_HOME = {"os.replace(": "tensorrl.files", "flock(": "tensorrl.files", "progress.jsonl": "tensorrl.trial.folder"}
 
 # Rooms that the command line loads before it knows what is asked: starting them must not load what takes seconds.
 LIGHT = ("errors", "games", "cli.sweeps", "cli.app")

@@ -14,6 +14,7 @@ from tensorrl import files
 from tensorrl.analysis import (
     page,
     paper_figures,
+    pooled_spectra,
     score_figures,
     score_tables,
     scoreboard,
@@ -26,7 +27,6 @@ from tensorrl.analysis.records import SweepRecord
 from tensorrl.analysis.scoreboard import PROTOCOLS, Block, Protocol
 from tensorrl.analysis.table_formats import Table
 from tensorrl.errors import InputError
-from tensorrl.trial import spectra
 from tensorrl.trial.cell import State
 from tensorrl.trial.folder import spectrum_files
 
@@ -244,7 +244,7 @@ def _figure_1(record: SweepRecord) -> Picture | None:
     }
     if not folders:
         return None
-    runs = spectra.load_runs(folders.values())
+    runs = pooled_spectra.load_runs(folders.values())
     with tempfile.TemporaryDirectory() as draft:
         stem = Path(draft) / "figure1"
         for suffix in spectrum_figure.SUFFIXES:

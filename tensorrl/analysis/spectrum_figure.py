@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tensorrl import files
+from tensorrl.analysis.pooled_spectra import RunSpectra, pool
 from tensorrl.errors import InputError
-from tensorrl.trial.spectra import MATRIX, ZERO, RunSpectra, Values, pool
+from tensorrl.trial.spectra import MATRIX, ZERO, Values
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

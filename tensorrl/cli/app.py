@@ -302,19 +302,19 @@ def spectrum_command(
     as_json: Json = False,
 ) -> None:
     """Draw the singular values of the value stream's hidden layer over training, and the rank their energy needs."""
-    from tensorrl.analysis import spectrum_figure
-    from tensorrl.trial import spectra
+    from tensorrl.analysis import pooled_spectra, spectrum_figure
+    from tensorrl.trial.spectra import ENERGIES
 
     spectrum_figure.check_path(out)
-    read = spectra.load_runs(runs)
-    rows = spectra.rank_table(read, unfolding)
+    read = pooled_spectra.load_runs(runs)
+    rows = pooled_spectra.rank_table(read, unfolding)
     spectrum_figure.draw(read, out, unfolding)
     if as_json:
         _print_json({"picture": str(out), "layer": "value_hidden", "ranks": rows})
         return
     from tensorrl.cli.tables import print_table
 
-    shares = {f"rank for {share:.0%}": f"rank_{share:.0%}".rstrip("%") for share in spectra.ENERGIES}
+    shares = {f"rank for {share:.0%}": f"rank_{share:.0%}".rstrip("%") for share in ENERGIES}
     print_table(
         [
             {name: row[name] for name in ("variant", "agent_steps", "runs", "size")}

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tensorrl.networks.frames import PATCHES, WHOLE, StoredFrame, scattering_features, scattering_side
 from tensorrl.networks.ranks import LayerShape, coefficients_of
 
 Factorization = Literal["none", "tucker", "cp", "tt"]
@@ -73,9 +74,16 @@ class NetworkSpec(BaseModel):
         if self.torso == "nature":
             return (64, 7, 7)
         if self.stem == "scattering":
-            side = (84 // 2**self.scattering_j - 5) // 5 + 1
+            side = scattering_side(self.scattering_j)
             return (64, side, side)
         return (64, 3, 3)
+
+    @property
+    def stored_frame(self) -> StoredFrame:
+        """What replay keeps of a frame."""
+        if self.torso == "nature":
+            return WHOLE
+        return scattering_features(self.scattering_j, self.scattering_l) if self.stem == "scattering" else PATCHES
 
     def convolution_coefficients(self) -> dict[str, int]:
         """Learned coefficients of each convolution, by name; a scattering stem has none."""

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tensorrl.networks.frames import PATCHES, WHOLE, scattering_features, scattering_side
 from tensorrl.networks.matmul import Linear
-
-FRAME_SHAPE = (84, 84)
 
 
 class PatchConv(Linear):
@@ -48,7 +47,7 @@ class DataEfficientTorso(nn.Module):
     (row, column) inside its kernel. The first layer's result is then the second layer's input as it lies.
     """
 
-    stored_shape: tuple[int, ...] = (225, 25)
+    stored_shape: tuple[int, ...] = PATCHES.shape
     stored_dtype = torch.uint8
     keeps_frames = False
     out_shape: tuple[int, ...] = (64, 3, 3)
@@ -98,10 +97,10 @@ class ScatteringTorso(nn.Module):
 
         super().__init__()
         self.stem = ScatteringStem(J=J, L=L)
-        channels, height, _ = self.stem.out_shape
-        self.side = (height - 5) // 5 + 1
+        channels = self.stem.out_shape[0]
+        self.side = scattering_side(J)
         self.conv2 = PatchConv(stack * channels, 64, 5)
-        self.stored_shape: tuple[int, ...] = (channels * 25, self.side**2)
+        self.stored_shape: tuple[int, ...] = scattering_features(J, L).shape
         self.out_shape: tuple[int, ...] = (64, self.side, self.side)
 
     def encode(self, frames: Tensor) -> Tensor:
@@ -126,7 +125,7 @@ class ScatteringTorso(nn.Module):
 class NatureTorso(nn.Module):
     """The three convolutions of DQN (Mnih et al. 2015): 32 8×8/4, 64 4×4/2, 64 3×3/1. Frames are kept as they are."""
 
-    stored_shape: tuple[int, ...] = FRAME_SHAPE
+    stored_shape: tuple[int, ...] = WHOLE.shape
     stored_dtype = torch.uint8
     keeps_frames = False
     out_shape: tuple[int, ...] = (64, 7, 7)

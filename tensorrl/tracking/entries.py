@@ -71,7 +71,7 @@ def line_points(line: Mapping[str, Any], *, timestamp: int) -> list[Point]:
     """Returns one progress line's points, the sentinel last.
 
     Args:
-        line: a line of `progress.jsonl`. Its `time` (seconds since the epoch), if it has one, is the points' time.
+        line: a line of a trial's reports. Its `time` (seconds since the epoch), if it has one, is the points' time.
         timestamp: the points' time in milliseconds where the line has none.
     """
     own: Any = line.get("time")

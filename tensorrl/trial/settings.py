@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tensorrl.errors import InputError, shown, unknown
+from tensorrl.networks.frames import StoredFrame
 from tensorrl.networks.ranks import LayerShape, solve_ranks
 from tensorrl.networks.spec import DENSE_LAYERS, NetworkSpec
 from tensorrl.trial.allowed import allowed
@@ -207,6 +208,19 @@ def replay_slots(settings: Settings, steps: int) -> int:
     """
     kept = min(settings.replay_capacity, steps)
     return kept + kept // 15 + settings.n_step + 8
+
+
+def stored_frame(settings: Settings) -> StoredFrame:
+    """What replay keeps of a frame."""
+    return _spec(
+        {
+            "actions": 1,
+            "torso": settings.torso,
+            "stem": settings.stem,
+            "scattering_j": settings.stem_j,
+            "scattering_l": settings.stem_l,
+        }
+    ).stored_frame
 
 
 def _spec(fields: dict[str, Any]) -> NetworkSpec:

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from tensorrl.networks.spec import NetworkSpec
 from tensorrl.networks.torsos import DataEfficientTorso, NatureTorso, PatchConv, ScatteringTorso
 
 
@@ -70,3 +71,21 @@ def test_scattering_torso_is_a_convolution_over_the_stems_features():
     assert stored.dtype == torch.float16
     torch.testing.assert_close(torso(torso.prepare(stored)), expected, rtol=1e-4, atol=1e-5)
     assert expected.shape == (2, *torso.out_shape)
+
+
+@pytest.mark.parametrize(
+    ("fields", "torso"),
+    [
+        ({}, DataEfficientTorso()),
+        ({"torso": "nature"}, NatureTorso()),
+        *(
+            ({"stem": "scattering", "scattering_j": J, "scattering_l": L}, ScatteringTorso(J=J, L=L))
+            for J, L in ((1, 4), (2, 3), (3, 1))
+        ),
+    ],
+)
+def test_a_stored_frame_is_as_large_as_its_description_says(fields, torso):
+    told = NetworkSpec(actions=4, **fields).stored_frame
+    (frame,) = torso.encode(frames(1))
+    assert frame.shape == torso.stored_shape == told.shape
+    assert frame.numel() * frame.element_size() == told.nbytes

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from tensorrl.sweeps.grid.cells import PlannedCell, cells
 from tensorrl.sweeps.grid.spec import SweepSpec
 from tensorrl.trial.cell import CellStatus
-from tensorrl.trial.settings import Settings, replay_slots
+from tensorrl.trial.settings import Settings, replay_slots, stored_frame
 
 Device = Literal["cpu", "cuda"]
 
@@ -92,14 +92,8 @@ def measured() -> dict[tuple[str, str], Measured]:
 
 def replay_bytes(settings: Settings, steps: int) -> int:
     """Returns the bytes that a trial's replay takes: what its torso keeps of one frame, a transition."""
-    frames = replay_slots(settings, steps)
-    if settings.torso == "nature":
-        return frames * 84 * 84
-    if settings.stem == "scattering":
-        side = ((84 >> settings.stem_j) - 5) // 5 + 1
-        features = (1 + settings.stem_j * settings.stem_l) * 25 * side**2 * 2
-        return frames * (features + _COMPRESSED_FRAME)
-    return frames * 75 * 75
+    kept = stored_frame(settings).nbytes + (_COMPRESSED_FRAME if settings.stem == "scattering" else 0)
+    return replay_slots(settings, steps) * kept
 
 
 def cell_memory(spec: SweepSpec, device: Device = "cpu") -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tensorrl import files
 from tensorrl.sweeps.driver import worker
 from tensorrl.sweeps.driver.cluster import Watchman
 from tensorrl.sweeps.grid.spec import SweepSpec
@@ -213,6 +213,9 @@ def _round_end(control: Control, trials: Sequence[Any], tasks: Mapping[str, int]
 
 
 def _clean(folder: Path) -> None:
-    """Removes what Tune left of earlier runs: the cells' folders are what a sweep goes on from."""
-    for old in sorted(folder.glob("*")):
-        shutil.rmtree(old, ignore_errors=True)
+    """Removes what Tune left of earlier runs: the cells' folders are what a sweep goes on from.
+
+    A symbolic link is removed, and what it leads to is left alone: it may be anybody's.
+    """
+    for old in [folder] if folder.is_symlink() else sorted(folder.glob("*")):
+        files.remove(old)

@@ -30,15 +30,10 @@ from tensorrl.learning.replay import Batch, Replay
 from tensorrl.learning.schedules import linear
 from tensorrl.networks.heads import categorical_losses, categorical_projection
 from tensorrl.networks.qnetwork import QNetwork
-from tensorrl.optimizers.fisher import categorical_divergence
-from tensorrl.optimizers.grafting import AdamLength, AdamMoments
-from tensorrl.trial import checkpoints
-from tensorrl.trial.playback import find_checkpoint
-from tensorrl.trial.run import build_training
-from tensorrl.trial.settings import Settings, make_settings
-from tensorrl.trial.spec import make_spec
+from tensorrl.trial.diagnosis import StepProbe, restore
+from tensorrl.trial.settings import Settings
 from tensorrl.trial.training import build_agent, evaluate
-from tensorrl.trial.variants import get, resolve
+from tensorrl.trial.variants import resolve
 
 SET = 512
 """Transitions of each set on which losses are taken."""
@@ -58,25 +53,10 @@ class Sets(NamedTuple):
 
 def load(run: Path) -> tuple[Replay, QNetwork, str]:
     """Replay and network of a run's newest checkpoint, and its game."""
-    trial = json.loads((run / "trial.json").read_text())
-    settings = make_settings({key: value for key, value in trial["settings"].items() if value is not None})
-    changes = set(get(trial["variant"]).changes)
-    overrides = {
-        name: getattr(settings, name)
-        for name, field in Settings.model_fields.items()
-        if name not in changes and getattr(settings, name) != field.default
-    }
-    spec = make_spec(
-        game=trial["game"], variant=trial["variant"], seed=trial["seed"], steps=trial["steps"], overrides=overrides
-    )
-    training = build_training(spec, torch.device("cpu"))
-    try:
-        checkpoints.restore(training, find_checkpoint(run))
-    finally:
-        training.game.close()
+    training = restore(run)
     if training.replay.writes > training.replay.capacity:
         raise InputError(f"{run}: its replay has gone round; name a run that keeps all of its transitions")
-    return training.replay, training.agent.network.requires_grad_(False), trial["game"]
+    return training.replay, training.agent.network.requires_grad_(False), training.game.game
 
 
 def hold_out(replay: Replay, slots: Tensor, seed: int) -> Sets:
@@ -103,15 +83,6 @@ def returns_that_followed(replay: Replay) -> Tensor:
     return found
 
 
-def batch_of(replay: Replay, slots: Tensor) -> Batch:
-    """The transitions of slots, unweighted."""
-    stacks = replay._gather(torch.cat((slots, replay.bootstraps[slots])))
-    size = len(slots)
-    fields = (source[slots] for source in (replay.actions, replay.returns, replay.discounts))
-    actions, returns, discounts = fields
-    return Batch(slots, stacks[:size], actions, returns, discounts, stacks[size:], torch.ones(size))
-
-
 class Judge:
     """Fixed sets of transitions, with what does not depend on the arm."""
 
@@ -121,7 +92,7 @@ class Judge:
         self.batches, self.common, self.followed = {}, {}, {}
         for name, slots in sets._asdict().items():
             chosen = slots[torch.randperm(len(slots), generator=generator)[:SET]]
-            batch = batch_of(replay, chosen)
+            batch = replay.transitions(chosen)
             self.batches[name], self.followed[name] = batch, followed[chosen].float()
             self.common[name] = targets(reference, reference, batch)
         self.reference = reference
@@ -221,49 +192,16 @@ class Arm:
         return batch
 
     def probe(self, others: Tensor) -> dict[str, Any]:
-        """Looks at steps one by one: KL on their batch and on other states, churn, length over Adam's by parameter."""
-        network = self.agent.network
-        parameters = dict(network.named_parameters())
-        moments = {
-            name: AdamMoments(AdamLength(epsilon=self.settings.adam_epsilon), p.detach().flatten())
-            for name, p in parameters.items()
-        }
-        kls: dict[str, list[float]] = {"batch": [], "others": [], "churn": []}
-        lengths: dict[str, list[float]] = {name: [] for name in parameters}
+        """Looks at the steps of further updates; see `StepProbe`."""
+        probe = StepProbe(self.agent, others, self.replay, self.settings.adam_epsilon)
         for k in range(OBSERVED):
-            looked = k >= OBSERVED - PROBES
-            if looked:
-                saved = {name: p.detach().clone() for name, p in parameters.items()}
-                with torch.no_grad():
-                    before_others = network(others)
-                beta_state = self.agent.generator.get_state()
-                drawn = self.replay.sample(self.settings.batch_size, 1.0, self.agent.generator)
-                self.agent.generator.set_state(beta_state)
-                with torch.no_grad():
-                    before = network(drawn.stacks)[torch.arange(len(drawn.actions)), drawn.actions]
-            batch = self.update()
-            with torch.no_grad():
-                for name, p in parameters.items():
-                    assert p.grad is not None
-                    moments[name].observe(p.grad.flatten())
-                if not looked:
-                    continue
-                after = network(batch.stacks)[torch.arange(len(batch.actions)), batch.actions]
-                after_others = network(others)
-                kls["batch"].append(float(categorical_divergence(before, after)))
-                kls["others"].append(
-                    float(categorical_divergence(before_others, after_others)) / before_others.shape[1]
-                )
-                churn = network.q_values(before_others).argmax(1) != network.q_values(after_others).argmax(1)
-                kls["churn"].append(float(churn.float().mean()))
-                for name, p in parameters.items():
-                    adams = 1e-4 * moments[name].step.norm()
-                    lengths[name].append(float((p - saved[name]).norm() / adams))
-        return {
-            **{f"kl_{name}": float(np.median(values)) for name, values in kls.items() if name != "churn"},
-            "churn": float(np.mean(kls["churn"])),
-            "length_over_adams": {name: round(float(np.median(values)), 2) for name, values in lengths.items()},
-        }
+            generator = self.agent.generator.get_state()
+            batch = self.replay.sample(self.settings.batch_size, 1.0, self.agent.generator)
+            self.agent.generator.set_state(generator)
+            probe.before(batch, looking=k >= OBSERVED - PROBES)
+            self.update()
+            probe.after(batch)
+        return probe.summary()
 
 
 def run_arm(
@@ -294,7 +232,7 @@ def run_arm(
         found["points"].append(point)
         line = "  ".join(f"{key} {point[key]['own']:.3f}/{point[key]['common']:.3f}" for key in Sets._fields)
         print(f"{name:24} {update:6}  {line}  play {point.get('play', {}).get('mean', float('nan')):.1f}", flush=True)
-    found["probe"] = arm.probe(judge.batches["games"].stacks[:256])
+    found["probe"] = arm.probe(judge.batches["games"].slots[:256])
     found["cpu_seconds"] = time.process_time() - start
     return found
 

@@ -23,6 +23,7 @@ def register(app: typer.Typer) -> None:
     """Adds the commands."""
     app.command("report")(report_command)
     app.command("sync")(sync_command)
+    app.command("diagnose")(diagnose_command)
 
 
 def report_command(
@@ -80,3 +81,25 @@ def sync_command(
         print(f"{len(rows) - failed} of {len(rows)} runs are in MLflow as they are here")
     if failed:
         sys.exit(1)
+
+
+def diagnose_command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder; its newest checkpoint is looked at.")],
+    updates: Annotated[int, typer.Option(help="Updates to make and look at; the run itself stays as it is.")] = 100,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; PyTorch's choice otherwise.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a run's updates do: over-fitting, what Q is worth, how far a step moves predictions, by layer."""
+    from tensorrl.trial.diagnosis import diagnose
+
+    found = diagnose(run, updates=updates, threads=threads)
+    if as_json:
+        print_json(found)
+        return
+    from tensorrl.cli.tables import print_table
+
+    steps = dict(found["steps"])
+    lengths = steps.pop("length_over_adams")
+    rows = [{"figure": name, "value": f"{value:.4g}"} for name, value in (found["figures"] | steps).items()]
+    print_table(rows, title=f"{found['variant']} on {found['game']} after {found['updates']} updates")
+    print_table([{"parameter": name, "step over Adam's": f"{value:.3g}"} for name, value in lengths.items()])

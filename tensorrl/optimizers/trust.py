@@ -9,10 +9,10 @@ from torch import Tensor
 
 MEMORY = 0.5
 """Weight of the past in the ratio of measured to modelled divergence, geometrically averaged."""
-MEASUREMENTS = 3
+GROWTH = (100.0, 10.0, 2.0)
+"""Most by which each measurement lengthens the step: what comes of the last is not measured again."""
+MEASUREMENTS = len(GROWTH)
 """Of each step: where gradients differ from batch to batch the first is far off now and then, the third is not."""
-GROWTH = 100.0
-"""Most by which a measurement lengthens a step beyond what the model said."""
 SMALLEST = 1e-30
 
 
@@ -37,6 +37,7 @@ class TrustRegion:
         self.ratio = torch.ones((), device=device)
         """0-dim, measured over modelled divergence."""
         self._modelled = torch.zeros((), device=device)
+        self._measurements = 0
 
     def guess(self, modelled: Tensor) -> Tensor:
         """Returns the fraction that the model says.
@@ -45,6 +46,7 @@ class TrustRegion:
             modelled: 0-dim, ½ δᵀFδ of the step at the whole learning rate, in nats.
         """
         wanted = (self.bound / (modelled * self.ratio).clamp(min=SMALLEST)).sqrt().clamp(max=1)
+        self._measurements = 0
         self._modelled.copy_(modelled)
         self.reach.copy_(torch.where(modelled > 0, wanted, 1))
         return self.reach
@@ -56,7 +58,8 @@ class TrustRegion:
             divergence: 0-dim, of the step as it was taken, in nats.
         """
         sound = divergence.isfinite()
-        factor = (self.bound / divergence.clamp(min=SMALLEST)).sqrt().clamp(max=GROWTH)
+        self._measurements = min(self._measurements, len(GROWTH) - 1)
+        factor = (self.bound / divergence.clamp(min=SMALLEST)).sqrt().clamp(max=GROWTH[self._measurements])
         factor = torch.where(sound, torch.minimum(factor, 1 / self.reach), 0)
         seen = divergence / (self._modelled * self.reach**2).clamp(min=SMALLEST)
         # What is lost in rounding, or blew up, tells nothing about the next step.
@@ -66,6 +69,7 @@ class TrustRegion:
         # After a step that had to be taken back the model is trusted less.
         self.ratio.mul_(torch.where(sound, 1.0, 100.0))
         self.reach.mul_(factor)
+        self._measurements += 1
         return factor
 
     def get_state(self) -> dict[str, Any]:

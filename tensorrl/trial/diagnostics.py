@@ -75,19 +75,19 @@ def returns_that_followed(replay: Replay) -> tuple[Tensor, Tensor]:
     return slots.new_tensor(found), torch.tensor([known[slot] for slot in found], device=replay.device)
 
 
-def _spread(slots: Tensor) -> Tensor:
-    """At most `COUNT` of slots, equally far from one another."""
-    if len(slots) <= COUNT:
+def spread(slots: Tensor, count: int = COUNT) -> Tensor:
+    """At most `count` of slots, equally far from one another."""
+    if len(slots) <= count:
         return slots
-    return slots[torch.linspace(0, len(slots) - 1, COUNT, device=slots.device).round().long()]
+    return slots[torch.linspace(0, len(slots) - 1, count, device=slots.device).round().long()]
 
 
 def _losses(agent: Agent, replay: Replay) -> dict[str, float]:
     slots, fresh = unsampled(replay)
     fitted = (~fresh).nonzero()[:, 0]
-    sets = {"loss_unweighted": _spread(slots[~fresh])}
+    sets = {"loss_unweighted": spread(slots[~fresh])}
     if len(fitted) and bool(fresh.any()):
-        held_out = _spread(fresh.nonzero()[:, 0])
+        held_out = spread(fresh.nonzero()[:, 0])
         beside = torch.searchsorted(fitted, held_out).clamp(max=len(fitted) - 1)
         sets |= {"loss_held_out": slots[held_out], "loss_beside_held_out": slots[fitted[beside]]}
     chosen = torch.cat(list(sets.values()))
@@ -108,7 +108,7 @@ def _returns(agent: Agent, replay: Replay) -> dict[str, float]:
     slots, followed = returns_that_followed(replay)
     if not len(slots):
         return {}
-    places = _spread(torch.arange(len(slots), device=slots.device))
+    places = spread(torch.arange(len(slots), device=slots.device))
     batch = replay.transitions(slots[places])
     values = agent.network.q_values(agent.network(batch.stacks))
     chosen = values.gather(1, batch.actions[:, None])

@@ -118,7 +118,7 @@ def _train(task: CellTask, folder: Path, stop: Callable[[], bool]) -> CellEnd:
     module, _, name = task["trial_function"].partition(":")
     run: Callable[..., Any] = getattr(importlib.import_module(module), name)
     record = MlflowRecord(folder, tracking_uri=task["tracking_uri"], experiment=task["experiment"])
-    failed = True
+    failed, busy = True, False
     try:
         run(TrialSpec(**task["spec"]), folder, resume=True, record=lambda _: _Poked(record), stop=stop)
         failed = False
@@ -126,12 +126,14 @@ def _train(task: CellTask, folder: Path, stop: Callable[[], bool]) -> CellEnd:
         failed = False
         return CellEnd(outcome="stopped", reason=str(stopped))
     except FolderInUse as error:
-        failed = False
+        busy = True
         return CellEnd(outcome="busy", reason=str(error))
     except InputError as error:
         return CellEnd(outcome="refused", reason=str(error))
     finally:
-        record.close(RECORD_TIMEOUT if record.problem is None else _OUTAGE_TIMEOUT, failed=failed)
+        # Whoever trains in the folder keeps its record, too.
+        if not busy:
+            record.close(RECORD_TIMEOUT if record.problem is None else _OUTAGE_TIMEOUT, failed=failed)
     return CellEnd(outcome="done", reason="")
 
 

@@ -22,7 +22,7 @@ from benchmarks.browser import chromium
 from benchmarks.contest import ROOT, save
 from tensorrl import games
 from tensorrl.tracking import sync_directory
-from tensorrl.tracking.store import connect
+from tensorrl.tracking.connection import connect
 
 SWEEP, GAME = "table12", "road_runner"
 TWO_VARIANTS = "params.variant LIKE 'trl-%5x'"

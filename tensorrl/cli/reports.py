@@ -15,7 +15,7 @@ Store = Annotated[
 ]
 Uri = Annotated[
     str | None,
-    typer.Option("--tracking-uri", help="The MLflow store. MLFLOW_TRACKING_URI, or mlflow.db beside runs, otherwise."),
+    typer.Option("--tracking-uri", help="The MLflow server. MLFLOW_TRACKING_URI, or mlflow.db beside runs, otherwise."),
 ]
 
 

@@ -1,7 +1,7 @@
 """The record of trials in MLflow: mirrored from each trial's folder, which stays the truth."""
 
+from tensorrl.tracking.connection import prepare_database, tracking_uri_for
 from tensorrl.tracking.record import MlflowRecord
-from tensorrl.tracking.store import prepare_store, tracking_uri_for
 from tensorrl.tracking.sweep_run import record_sweep
 from tensorrl.tracking.sync import SyncOutcome, sync_directory, sync_missing
 from tensorrl.tracking.view import Link, find_link
@@ -11,7 +11,7 @@ __all__ = [
     "MlflowRecord",
     "SyncOutcome",
     "find_link",
-    "prepare_store",
+    "prepare_database",
     "record_sweep",
     "sync_directory",
     "sync_missing",

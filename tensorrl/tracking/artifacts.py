@@ -18,7 +18,7 @@ def send(client: Any, run_id: str, directory: Path) -> str:
     """Sends a finished trial's files, in place of those that an earlier try left.
 
     Args:
-        client: of the MLflow store.
+        client: of the MLflow server.
         run_id: of the trial's run.
         directory: the trial's folder.
 

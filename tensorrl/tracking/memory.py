@@ -25,7 +25,7 @@ def remember(directory: Path, *, experiment: str, complete_in: str | None = None
     Args:
         directory: the trial's folder.
         experiment: the MLflow experiment.
-        complete_in: the tracking URI of the store that holds the whole, finished trial; None while none does.
+        complete_in: the tracking URI of the server that holds the whole, finished trial; None while none does.
     """
     path, content = directory / MEMORY_FILE, _content(directory, experiment, complete_in)
     if read_json(path) == content:
@@ -35,7 +35,7 @@ def remember(directory: Path, *, experiment: str, complete_in: str | None = None
 
 
 def is_complete(directory: Path, *, experiment: str, tracking_uri: str) -> bool:
-    """Returns whether the store was seen to hold the whole, finished trial of this folder."""
+    """Returns whether the server was seen to hold the whole, finished trial of this folder."""
     return read_json(directory / MEMORY_FILE) == _content(directory, experiment, tracking_uri)
 
 

@@ -3,7 +3,7 @@
 The folder is the truth and MLflow the copy, so nothing here remembers what was sent beyond one connection: after an
 error, or in another process, MLflow itself is asked. That makes each pass safe to repeat: a run is found by the
 trial's key, a progress line by the sentinel metric at its step, final figures by their presence. Times of points
-come from the folder, so a request that was answered too late and is sent again is recognised by the store as the
+come from the folder, so a request that was answered too late and is sent again is recognised by the server as the
 same points.
 """
 
@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tensorrl.tracking import artifacts, entries, store, view
+from tensorrl.tracking import artifacts, connection, entries, view
 from tensorrl.trial import folder
 from tensorrl.trial.cell import sweeps_with
 
@@ -34,7 +34,7 @@ class Mirror:
 
     Args:
         directory: the trial's folder.
-        tracking_uri: the store, as `store.tracking_uri_for` returns it.
+        tracking_uri: the server, as `connection.tracking_uri_for` returns it.
         experiment: the MLflow experiment that holds the run.
 
     Attributes:
@@ -59,7 +59,7 @@ class Mirror:
         return self._run is not None and self._run.status == "RUNNING"
 
     def forget(self) -> None:
-        """Drops what is known of the store, to be asked anew: what an error left there is not known."""
+        """Drops what is known of the server, to be asked anew: what an error left there is not known."""
         self._run = None
 
     def catch_up(self, *, live: bool) -> int:
@@ -117,7 +117,7 @@ class Mirror:
         if run.status != "FINISHED":
             run.client.set_terminated(run.run_id, status="FINISHED", end_time=ended)
         self._run = run = run._replace(status="FINISHED")
-        # Last, and after the run has ended: a store may take figures and refuse files.
+        # Last, and after the run has ended: a server may take figures and refuse files.
         if entries.ARTIFACTS_TAG not in run.tags:
             _log(run, tags={entries.ARTIFACTS_TAG: artifacts.send(run.client, run.run_id, self.directory)})
         self.finished = True
@@ -127,7 +127,7 @@ class Mirror:
         return {name: value for name, value in tags.items() if name not in run.tags}
 
     def _open(self, trial: dict[str, Any]) -> _Run:
-        client = store.connect(self.tracking_uri)
+        client = connection.connect(self.tracking_uri)
         experiment = experiment_id(client, self.experiment, self.tracking_uri)
         started = folder.modified_ms(self.directory / folder.TRIAL_FILE) or _now_ms()
         found, steps = find_run(client, experiment, trial["key"])
@@ -159,7 +159,7 @@ def experiment_id(client: Any, name: str, uri: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            client.create_experiment(name, artifact_location=store.artifact_location(uri, name))
+            client.create_experiment(name, artifact_location=connection.artifact_location(uri, name))
         except mlflow.exceptions.MlflowException:
             # Another trial of the sweep may have created it in between; anything else shows again here.
             if client.get_experiment_by_name(name) is None:
@@ -178,7 +178,7 @@ def find_run(client: Any, experiment: str, key: str) -> tuple[Any | None, set[in
     that was answered too late and tried again leaves two runs. The fuller one is the trial's, the other is deleted.
 
     Args:
-        client: of the store.
+        client: of the server.
         experiment: id of the experiment that the run would be created in.
         key: the trial's.
     """

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from tensorrl import files
-from tensorrl.tracking import store
+from tensorrl.tracking import connection
 from tensorrl.tracking.memory import recall_experiment, remember
 from tensorrl.tracking.mirror import LOCK_FILE, Mirror
 from tensorrl.trial import folder
@@ -27,12 +27,12 @@ _CLOSING_BACKOFF = 0.5
 class MlflowRecord:
     """Mirrors a trial's folder into one MLflow run while the trial trains.
 
-    Nothing is read from the trial itself, only from its folder, and only after `poke`. A store that is down, slow or
+    Nothing is read from the trial itself, only from its folder, and only after `poke`. A server that is down, slow or
     refuses is tried again with growing pauses; what it missed is read from the folder and sent when it answers.
 
     Args:
         directory: the trial's folder; it may not exist yet.
-        tracking_uri: the MLflow store. None takes `MLFLOW_TRACKING_URI`, or an SQLite file beside the folder.
+        tracking_uri: the MLflow server. None takes `MLFLOW_TRACKING_URI`, or an SQLite file beside the folder.
         experiment: the MLflow experiment. None takes the one this folder was recorded in before, or the name of the
             folder around it.
 
@@ -42,7 +42,7 @@ class MlflowRecord:
 
     def __init__(self, directory: Path, *, tracking_uri: str | None = None, experiment: str | None = None) -> None:
         self.directory = directory.absolute()
-        self.tracking_uri = store.tracking_uri_for(self.directory, tracking_uri)
+        self.tracking_uri = connection.tracking_uri_for(self.directory, tracking_uri)
         self.experiment = experiment or recall_experiment(self.directory)
         self.problem: str | None = None
         self._mirror = Mirror(self.directory, tracking_uri=self.tracking_uri, experiment=self.experiment)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tensorrl.tracking import entries, store
+from tensorrl.tracking import connection, entries
 from tensorrl.tracking.mirror import experiment_id
 
 SWEEP_TAG = "tensorrl.sweep"
@@ -32,7 +32,7 @@ def record_sweep(
         name: of the sweep.
         keys: of its cells; those without a run yet are passed over.
         figures: metrics, such as how many cells are finished. "cells" and "cells_finished" decide the run's status.
-        tracking_uri: the MLflow store, as `store.tracking_uri_for` returns it.
+        tracking_uri: the MLflow server, as `connection.tracking_uri_for` returns it.
         experiment: the MLflow experiment of the sweep.
         files: files and folders to keep as artifacts.
 
@@ -42,7 +42,7 @@ def record_sweep(
     Raises:
         Exception: whatever MLflow raises.
     """
-    client = store.connect(tracking_uri)
+    client = connection.connect(tracking_uri)
     home = experiment_id(client, experiment, tracking_uri)
     run_id = _find_or_create(client, home, name)
     for metric, value in figures.items():

@@ -8,14 +8,14 @@ from typing import NamedTuple
 
 from tensorrl import files
 from tensorrl.errors import InputError
-from tensorrl.tracking import store
+from tensorrl.tracking import connection
 from tensorrl.tracking.memory import is_complete, recall_experiment, remember
 from tensorrl.tracking.mirror import LOCK_FILE, Mirror
 from tensorrl.tracking.record import one_line
 from tensorrl.trial.folder import DamagedFile, find_trials, load_result, load_trial
 
 _GIVE_UP_AFTER = 3
-"""A store that failed for this many folders in a row is taken to be down: each more could cost a time-out."""
+"""A server that failed for this many folders in a row is taken to be down: each more could cost a time-out."""
 
 
 class SyncOutcome(NamedTuple):
@@ -37,7 +37,7 @@ def sync_directory(
 
     Args:
         directory: a trial's folder, or any folder above some.
-        tracking_uri: the MLflow store. None takes `MLFLOW_TRACKING_URI`, or an SQLite file beside each folder.
+        tracking_uri: the MLflow server. None takes `MLFLOW_TRACKING_URI`, or an SQLite file beside each folder.
         experiment: the MLflow experiment. None takes for each folder the one it was recorded in before, or the name
             of the folder around it.
 
@@ -55,7 +55,7 @@ def sync_directory(
             f"{directory}: holds no run of tensorrl (allowed: a trial's folder, or one above trials' folders)"
         )
     return _sync_all(
-        (folder, store.tracking_uri_for(folder, tracking_uri), experiment or recall_experiment(folder))
+        (folder, connection.tracking_uri_for(folder, tracking_uri), experiment or recall_experiment(folder))
         for folder in found
     )
 
@@ -63,11 +63,11 @@ def sync_directory(
 def sync_missing(
     directories: Iterable[Path], *, tracking_uri: str, experiment: str, failed: Collection[Path] = ()
 ) -> list[SyncOutcome]:
-    """Like `sync_directory` for trials' folders, but asks the store only about those not yet seen complete there.
+    """Like `sync_directory` for trials' folders, but asks the server only about those not yet seen complete there.
 
     Args:
         directories: trials' folders; one that holds no trial, or a damaged one, is passed over.
-        tracking_uri: the MLflow store, as `store.tracking_uri_for` returns it.
+        tracking_uri: the MLflow server, as `connection.tracking_uri_for` returns it.
         experiment: the MLflow experiment.
         failed: those of them whose trial ended by an error, so that its run is FAILED where it would be KILLED.
 

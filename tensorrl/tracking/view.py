@@ -1,7 +1,7 @@
 """MLflow's page of an experiment, opened on the comparison: its columns, its order, its charts, and the link to it.
 
 MLflow keeps the state of a page that somebody shares in a tag of the experiment. Its format is MLflow's own affair and
-has no promise of staying. It is written for the version that a test looks at in a browser (`VERSION`), and a store of
+has no promise of staying. It is written for the version that a test looks at in a browser (`VERSION`), and a server of
 another version gets a link to the plain page.
 """
 
@@ -11,7 +11,7 @@ import json
 import logging
 from typing import Any, NamedTuple
 
-from tensorrl.tracking import store
+from tensorrl.tracking import connection
 
 VERSION = "3.17"
 """Of MLflow: the minor version whose format this is."""
@@ -35,7 +35,7 @@ class Link(NamedTuple):
 
     Attributes:
         url: of the page that holds the table of runs.
-        command: what to start first, where the store is a file and no server; None where a server is running.
+        command: what to start first, where runs are kept in a file and no server is running; None where one is.
     """
 
     url: str
@@ -95,13 +95,13 @@ def view_state() -> dict[str, Any]:
 def keep_view(client: Any, experiment: Any, uri: str) -> None:
     """Keeps in an experiment the page's state and a description that links to it.
 
-    What a person wrote as the description is left as it is. An experiment that this process may not tag, and a store of
-    another version, is left alone.
+    What a person wrote as the description is left as it is. An experiment that this process may not tag is left alone,
+    and so is a server of another version.
 
     Args:
-        client: of the store.
+        client: of the server.
         experiment: MLflow's entity.
-        uri: of the store, as `store.tracking_uri_for` returns it.
+        uri: of the server, as `connection.tracking_uri_for` returns it.
     """
     import mlflow.exceptions
 
@@ -119,7 +119,7 @@ def keep_view(client: Any, experiment: Any, uri: str) -> None:
 
 
 def understands(client: Any, uri: str) -> bool:
-    """Whether the pages of this store's server are of the version that the view is written for.
+    """Whether the pages of this server are of the version that the view is written for.
 
     Raises:
         Exception: whatever MLflow raises where a server does not answer.
@@ -149,14 +149,14 @@ def page_link(client: Any, experiment_id: str, uri: str) -> Link:
 
 
 def find_link(uri: str, experiment: str) -> Link | None:
-    """Returns the link to the experiment of that name, or None where there is none or the store does not answer.
+    """Returns the link to the experiment of that name, or None where there is none or the server does not answer.
 
     Args:
-        uri: of the store, as `store.tracking_uri_for` returns it.
+        uri: of the server, as `connection.tracking_uri_for` returns it.
         experiment: its name.
     """
     try:
-        client = store.connect(uri)
+        client = connection.connect(uri)
         found = client.get_experiment_by_name(experiment)
         return None if found is None else page_link(client, found.experiment_id, uri)
     except Exception as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tensorrl.tracking.store import connect
+from tensorrl.tracking.connection import connect
 
 # A sweep has a run of its own beside its cells'.
 CELLS = "tags.`tensorrl.key` LIKE '%'"

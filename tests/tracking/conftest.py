@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from trial_folder import TrialFolder
 
-from tensorrl.tracking import prepare_store
+from tensorrl.tracking import prepare_database
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def trial(tmp_path: Path) -> TrialFolder:
 @pytest.fixture(scope="session")
 def _empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    prepare_store(f"sqlite:///{path}")
+    prepare_database(f"sqlite:///{path}")
     return path
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tensorrl.tracking import MlflowRecord
-from tensorrl.tracking.store import connect
+from tensorrl.tracking.connection import connect
 
 
 def runs_of(uri: str, experiment: str) -> list[Any]:

@@ -11,7 +11,7 @@ from mlflow_runs import record_once, runs_of, steps_of
 from trial_folder import TrialFolder
 
 from tensorrl.tracking import record_sweep, sync_directory
-from tensorrl.tracking.store import connect
+from tensorrl.tracking.connection import connect
 
 
 def artifacts_of(uri: str, run: Any, path: str | None = None) -> set[str]:

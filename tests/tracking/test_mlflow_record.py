@@ -8,8 +8,8 @@ from mlflow_runs import record_once, runs_of, steps_of
 from trial_folder import TrialFolder
 
 from tensorrl.tracking import MlflowRecord, sync_directory, tracking_uri_for
+from tensorrl.tracking.connection import connect
 from tensorrl.tracking.mirror import Mirror
-from tensorrl.tracking.store import connect
 
 
 def test_a_finished_trial_is_one_finished_run_with_its_parameters_and_figures(trial: TrialFolder, store: str) -> None:

@@ -11,7 +11,7 @@ from synthetic_store import PAPER_VARIANTS, make_sweep
 
 from benchmarks import mlflow_ui
 from benchmarks.browser import chromium
-from tensorrl.tracking.store import connect
+from tensorrl.tracking.connection import connect
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from synthetic_store import PAPER_VARIANTS, make_sweep
 from benchmarks import mlflow_ui
 from benchmarks.browser import chromium
 from tensorrl.tracking import find_link, sync_directory, view
-from tensorrl.tracking.store import connect
+from tensorrl.tracking.connection import connect
 
 COLUMNS = ["game", "variant", "seed", "compression_ratio", "coefficients", "score", "human_normalized"]
 

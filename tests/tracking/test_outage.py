@@ -16,7 +16,7 @@ from servers import Proxy, free_port, mlflow_server, postgres
 
 from tensorrl.sweeps import SweepSpec, run_sweep
 from tensorrl.sweeps.driver import worker
-from tensorrl.tracking.store import connect
+from tensorrl.tracking.connection import connect
 
 SWEEPS = Path(__file__).parents[1] / "sweeps"
 CELLS, STEPS, PAUSE = 8, 6_000, 0.3

@@ -9,7 +9,7 @@ import pytest
 
 from tensorrl.errors import InputError
 from tensorrl.sweeps.grid.files import make_sweep
-from tensorrl.tracking.store import connect, tracking_uri_for
+from tensorrl.tracking.connection import connect, tracking_uri_for
 
 URI = "http://us%40er:p%40ss%3Aw%2Frd@127.0.0.1:9/sub"
 SHOWN = "http://us%40er:***@127.0.0.1:9/sub"

@@ -33,7 +33,7 @@ from tensorrl.sweeps.store.layout import (
 )
 from tensorrl.sweeps.store.signals import StopFlag, StopRequest, stop_signals
 from tensorrl.sweeps.store.status import read_status
-from tensorrl.tracking import prepare_store, sync_missing, tracking_uri_for
+from tensorrl.tracking import prepare_database, sync_missing, tracking_uri_for
 from tensorrl.tracking.memory import is_complete
 from tensorrl.tracking.mirror import LOCK_FILE
 from tensorrl.tracking.record import one_line
@@ -321,6 +321,6 @@ def _await_records(folders: Sequence[Path]) -> None:
 def _prepare(uri: str) -> None:
     """Makes the store ready for trials that start together; where it cannot be, each trial's record deals with it."""
     try:
-        prepare_store(uri)
+        prepare_database(uri)
     except Exception as error:
         _log.warning("MLflow at %s is not ready (%s); the trials run and are recorded later", uri, error)

@@ -158,8 +158,8 @@ class Tracking(BaseModel):
     """Where MLflow's record goes.
 
     Attributes:
-        uri: of the MLflow store, without a password. `MLFLOW_TRACKING_URI` wins; without either it is an SQLite file in
-            the sweep's store.
+        uri: of the MLflow server, without a password. `MLFLOW_TRACKING_URI` wins; without either it is an SQLite file
+            in the sweep's store.
         experiment: MLflow's experiment; None takes the sweep's name.
     """
 

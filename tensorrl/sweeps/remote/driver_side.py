@@ -31,8 +31,8 @@ from tensorrl.sweeps.store.layout import (
     version_text,
 )
 from tensorrl.sweeps.store.signals import RUN, STOP, StopFlag, StopRequest
+from tensorrl.tracking.connection import sqlite_path
 from tensorrl.tracking.record import one_line
-from tensorrl.tracking.store import sqlite_path
 from tensorrl.trial.cell import CELLS_FILE, SWEEPS_FOLDER, Cell
 
 _DRIVER_CLAIM = "driver.json"

@@ -51,7 +51,7 @@ def keep_report(store: Path, name: str, *, tracking_uri: str, experiment: str) -
     Args:
         store: the store.
         name: of a sweep that was run in it.
-        tracking_uri: the MLflow store, as `tensorrl.tracking.tracking_uri_for` returns it.
+        tracking_uri: the MLflow server, as `tensorrl.tracking.tracking_uri_for` returns it.
         experiment: the MLflow experiment of the sweep.
 
     Returns:

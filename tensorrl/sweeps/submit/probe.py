@@ -20,8 +20,8 @@ from tensorrl.sweeps.grid.spec import SweepSpec
 from tensorrl.sweeps.remote.driver_side import open_away
 from tensorrl.sweeps.remote.files import REMOTE_VARIABLE, Remote
 from tensorrl.sweeps.store.layout import LOCKS_FOLDER, open_store, store_path
+from tensorrl.tracking.connection import connect, sqlite_path, tracking_uri_for
 from tensorrl.tracking.record import one_line
-from tensorrl.tracking.store import connect, sqlite_path, tracking_uri_for
 from tensorrl.uris import redact
 
 MARK = "TENSORRL-PROBE "

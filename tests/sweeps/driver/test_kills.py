@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from tensorrl.sweeps import SweepSpec, cells, load_sweep, sweep_status
-from tensorrl.tracking.store import connect
+from tensorrl.tracking.connection import connect
 from tensorrl.trial.folder import read_progress
 from tensorrl.trial.run import run_trial
 

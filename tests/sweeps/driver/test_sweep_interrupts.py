@@ -15,8 +15,8 @@ import pytest
 from tiny_sweep import HERE, begun, runs_in
 
 from tensorrl.sweeps import sweep_status
-from tensorrl.tracking import prepare_store, sync_directory
-from tensorrl.tracking.store import connect
+from tensorrl.tracking import prepare_database, sync_directory
+from tensorrl.tracking.connection import connect
 
 DRIVER = """
 import sys
@@ -68,7 +68,7 @@ def test_a_sweep_that_was_killed_or_interrupted_is_completed_by_the_same_command
     out = tmp_path / "tiny"
     out.mkdir()
     (out / "pause").write_text("0.1")
-    prepare_store(f"sqlite:///{out / 'mlflow.db'}")
+    prepare_database(f"sqlite:///{out / 'mlflow.db'}")
     for count in (1, 3):
         first = drive(out, stderr=subprocess.DEVNULL)
         wait_for(lambda: len(begun(out)) >= count)  # noqa: B023

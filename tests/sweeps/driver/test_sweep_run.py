@@ -19,7 +19,7 @@ from tensorrl.sweeps.driver import worker
 from tensorrl.sweeps.driver.tuning import last_lines
 from tensorrl.sweeps.store.layout import lock_file, sweep_folder
 from tensorrl.tracking import sync_directory
-from tensorrl.tracking.store import connect
+from tensorrl.tracking.connection import connect
 
 
 def sweep(**changes: Any) -> SweepSpec:

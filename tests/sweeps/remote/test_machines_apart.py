@@ -25,7 +25,7 @@ from short_sweep import short_sweep
 
 from tensorrl.sweeps import cells, load_sweep
 from tensorrl.sweeps.remote.files import Remote
-from tensorrl.tracking.store import connect
+from tensorrl.tracking.connection import connect
 from tensorrl.trial.run import run_trial
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.geteuid() != 0, reason="mounts, which root alone may")]

@@ -24,7 +24,7 @@ from tensorrl.sweeps.store.layout import open_store
 from tensorrl.sweeps.submit.interpreter import SETUP_HOOK
 from tensorrl.sweeps.submit.job import JOB_ENVIRONMENT, Cluster, packed
 from tensorrl.sweeps.submit.probe import look_from_here
-from tensorrl.tracking.store import connect
+from tensorrl.tracking.connection import connect
 
 # A sweep has a run of its own beside its cells'.
 CELLS = "tags.`tensorrl.key` LIKE '%'"

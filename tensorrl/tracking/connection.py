@@ -12,7 +12,7 @@ from tensorrl import files
 from tensorrl.files import file_lock
 from tensorrl.uris import HIDDEN, holds_secret, redact, split_login, whole
 
-STORE_FILE = "mlflow.db"
+DATABASE_FILE = "mlflow.db"
 ARTIFACTS_FOLDER = "mlartifacts"
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 _SQLITE = "sqlite:///"
@@ -37,7 +37,7 @@ def tracking_uri_for(directory: Path, given: str | None = None) -> str:
         directory: the trial's folder.
         given: an explicit URI, which wins; then `MLFLOW_TRACKING_URI`; then an SQLite file beside the folder.
     """
-    uri = given or os.environ.get(URI_VARIABLE) or f"{_SQLITE}{directory.absolute().parent / STORE_FILE}"
+    uri = given or os.environ.get(URI_VARIABLE) or f"{_SQLITE}{directory.absolute().parent / DATABASE_FILE}"
     if holds_secret(uri):
         os.environ[URI_VARIABLE] = uri
         return redact(uri)
@@ -64,7 +64,7 @@ def artifact_location(uri: str, experiment: str) -> str | None:
 
 
 def connect(uri: str) -> Any:
-    """Returns an `MlflowClient` of the store, which is created where it is a new SQLite file.
+    """Returns an `MlflowClient` of the server, or of an SQLite file, which is created where it is missing.
 
     MLflow is imported here, not at the top: it takes a second, which a trial pays off its training thread.
 
@@ -72,7 +72,7 @@ def connect(uri: str) -> Any:
         uri: as `tracking_uri_for` returns it.
 
     Raises:
-        Exception: whatever MLflow or the database raises where the store cannot be reached or is of another version.
+        Exception: whatever MLflow or the database raises where it cannot be reached or is of another version.
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -112,7 +112,7 @@ def _with_login(uri: str) -> str:
 
 
 def _create_sqlite(path: Path) -> None:
-    """Creates a store aside and moves it in place: MLflow cannot go on from a schema whose making was cut short."""
+    """Creates a database aside and moves it in place: MLflow cannot go on from a schema whose making was cut short."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     # Under one name, not a draft's: SQLite keeps a journal beside it, which a kill may leave, too.
@@ -124,10 +124,10 @@ def _create_sqlite(path: Path) -> None:
     files.move(partial, path)
 
 
-def prepare_store(uri: str) -> None:
-    """Creates the schema of an SQLite store once, so that trials that start together find it ready.
+def prepare_database(uri: str) -> None:
+    """Creates the schema of an SQLite file once, so that trials that start together find it ready.
 
-    Another store than an SQLite file is left alone: its server prepares it.
+    Nothing is done for a server, which prepares its own.
 
     Args:
         uri: as `tracking_uri_for` returns it.

@@ -46,7 +46,6 @@ PHASES = (
     ("update", "agent", "update"),
     ("priorities", "replay", "update_priorities"),
     ("wait for the frame", "game", "receive"),
-    ("lay the frame out", "", "encode"),
     ("add to replay", "replay", "add"),
 )
 """Parts of an agent step, in order: what it is called, whose method it is ("" for the loop's own), which."""

@@ -73,7 +73,6 @@ class Agent:
         self.generator = torch.Generator(device).manual_seed(seed)
         self.recorder.register(self.generator)
         self._beta = torch.zeros((), dtype=torch.float64, device=device)
-        self._row_numbers = torch.empty(0)
         self._parameters = [p for p in network.parameters() if p.requires_grad]
         self._target_pairs = (
             [p.detach() for p in network.parameters()],
@@ -112,7 +111,7 @@ class Agent:
         explored = self.explore(epsilon)
         if explored is not None:
             return explored
-        return int(self._recorded_choose(replay) if lookahead is None else lookahead.action)
+        return self.recorder.read(self._recorded_choose(replay) if lookahead is None else lookahead.action)
 
     def update(self, batch: Batch, lookahead: Lookahead | None = None) -> Tensor:
         """Makes one update: targets, loss, gradient, clipped, one step of the optimizer.
@@ -141,12 +140,12 @@ class Agent:
     def learn(self, batch: Batch, lookahead: Lookahead, *, observed: bool = False) -> Tensor:
         """The part of `update` that works on tensors alone, unless it is `observed` by the optimizer."""
         network, optimizer, head = self.network, self.optimizer, self.network.head
-        if self.recorder.active:
-            # Weights formed while acting belong to another recording.
+        if self.recorder.active and network.is_noisy:
+            # Those formed while acting belong to another recording, and have no gradient.
             network.form_noise()
         targets = self.targets(batch, lookahead)
         with optimizer.curvature() if observed else nullcontext() as observer:
-            predictions: Tensor = network(batch.stacks)[self._rows(batch), batch.actions]
+            predictions = network.chosen(network(batch.stacks), batch.actions)
             losses = head.losses(predictions, targets)
             loss = (batch.weights * losses).mean()
             if observer is not None:
@@ -160,7 +159,7 @@ class Agent:
         optimizer.apply()
         for _ in range(optimizer.fits):
             with torch.no_grad():
-                moved = network(batch.stacks)[self._rows(batch), batch.actions]
+                moved = network.chosen(network(batch.stacks), batch.actions)
             optimizer.fit_step(_rows_of(predictions), _rows_of(moved))
         self.loss_sum += loss.detach()
         return head.errors(predictions, targets, losses)
@@ -174,8 +173,10 @@ class Agent:
         target = self.target
         if target.is_noisy:
             target.draw_noise(self.generator)
-        bootstraps: Tensor = target(lookahead.stacks)[self._rows(batch), lookahead.choices]
-        return target.head.targets(bootstraps, batch.returns, batch.discounts, target.support)
+        bootstraps = target.chosen(target(lookahead.stacks), lookahead.choices)
+        return target.head.targets(
+            bootstraps, batch.returns, batch.discounts, target.support, repeatable=self.recorder.active
+        )
 
     def look_at_sample(self, replay: Replay, batch_size: int) -> tuple[Batch, Lookahead]:
         """The part of `look` that works on tensors alone."""
@@ -202,7 +203,9 @@ class Agent:
     def begin_step(self) -> None:
         """Draws the noise that acting and learning share for one agent step (NoisyNet only)."""
         if self.network.is_noisy:
-            self.network.draw_noise(self.generator)
+            # Where passes are recorded one by one, none may leave a graph for another.
+            with torch.no_grad() if self.recorder.active else nullcontext():
+                self.network.draw_noise(self.generator)
 
     def explore(self, epsilon: float) -> int | None:
         """Draws a random action with probability ε; None says to choose the best."""
@@ -217,11 +220,6 @@ class Agent:
         # On a GPU asking would mean waiting for the answer; there every gradient is multiplied, by 1 at most.
         if self.recorder.active or not norm <= self.gradient_norm:
             torch._foreach_mul_(gradients, (self.gradient_norm / (norm + 1e-6)).clamp(max=1.0))
-
-    def _rows(self, batch: Batch) -> Tensor:
-        if len(self._row_numbers) != len(batch.actions):
-            self._row_numbers = torch.arange(len(batch.actions), device=self.device)
-        return self._row_numbers
 
     @torch.no_grad()
     def copy_to_target(self) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Generic, ParamSpec, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 WARM_UPS = 3
-"""Calls on a side stream before a recording, in which libraries choose kernels and optimizers make their state."""
+"""Calls on the side stream before a recording, in which libraries choose kernels and optimizers make their state."""
 
 
 class Recorder:
@@ -27,6 +30,12 @@ class Recorder:
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.active = device, device.type == "cuda"
+        self._answer: Tensor | None = None
+        if self.active:
+            # One for all: cuBLAS keeps a workspace of 32 MiB for every stream that it has worked on.
+            self._side = torch.cuda.Stream(device)
+            self._answer = torch.zeros((), dtype=torch.int64, pin_memory=True)
+            self._answered = torch.cuda.Event(blocking=True)
         self._generators: list[torch.Generator] = []
         self._made: list[Recorded[Any, Any]] = []
 
@@ -46,22 +55,72 @@ class Recorder:
             made.forget()
 
     def warm_up(self, function: Callable[[], R]) -> R:
-        """Calls a function on a side stream, as PyTorch asks for before a capture."""
-        present, side = torch.cuda.current_stream(self.device), torch.cuda.Stream(self.device)
-        side.wait_stream(present)
-        with torch.cuda.stream(side):
+        """Calls a function on the side stream, as PyTorch asks for before a capture."""
+        present = torch.cuda.current_stream(self.device)
+        self._side.wait_stream(present)
+        with torch.cuda.stream(self._side):
             result = function()
-        present.wait_stream(side)
+        present.wait_stream(self._side)
         return result
 
-    def capture(self, function: Callable[[], R]) -> tuple[Callable[[], None], R]:
-        """Records a function without doing its work; returns what replays it, and its result, which stays in place."""
+    def capture(self, function: Callable[[], R], name: str) -> Callable[[], R]:
+        """Records a function, called `name`, without doing its work.
+
+        Returns:
+            What does the work, and returns the function's result, which stays in place.
+        """
         graph = torch.cuda.CUDAGraph()
         for generator in self._generators:
             graph.register_generator_state(generator)
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=self._side):
             result = function()
-        return graph.replay, result
+
+        def replay() -> R:
+            graph.replay()
+            return result
+
+        return replay
+
+    def read(self, value: Tensor) -> int:
+        """A whole number (0-dim) from the device, after all work before it."""
+        if self._answer is None:
+            return int(value)
+        self._answer.copy_(value, non_blocking=True)
+        self._answered.record()
+        # Waits asleep: a core that spins is one that another trial's emulator does not get.
+        self._answered.synchronize()
+        return int(self._answer)
+
+
+class Stage:
+    """A few bytes that the host writes and the device reads, sent by one copy that nobody waits for.
+
+    Attributes:
+        host: (bytes,) uint8; write to it after `wait`.
+        device: (bytes,) uint8, on the recorder's device: what was last sent.
+    """
+
+    def __init__(self, size: int, recorder: Recorder) -> None:
+        self.device = torch.zeros(size, dtype=torch.uint8, device=recorder.device)
+        self._memory = self.device
+        self._sent: torch.cuda.Event | None = None
+        if recorder.active:
+            on_gpu = recorder.device.type == "cuda"
+            self._memory = torch.zeros(size, dtype=torch.uint8, pin_memory=on_gpu)
+            self._sent = torch.cuda.Event(blocking=True) if on_gpu else None
+        self.host: npt.NDArray[np.uint8] = self._memory.numpy()
+
+    def wait(self) -> None:
+        """Waits until what was sent last has left the host's memory, as it nearly always has."""
+        if self._sent is not None:
+            self._sent.synchronize()
+
+    def send(self) -> None:
+        """Starts the copy to the device; where that is the host's own memory there is nothing to do."""
+        if self._memory is not self.device:
+            self.device.copy_(self._memory, non_blocking=True)
+        if self._sent is not None:
+            self._sent.record()
 
 
 class Recorded(Generic[P, R]):
@@ -87,8 +146,7 @@ class Recorded(Generic[P, R]):
 
     def forget(self) -> None:
         """Drops the recording."""
-        self._replay: Callable[[], None] | None = None
-        self._result: R | None = None
+        self._replay: Callable[[], R] | None = None
         self._arguments: tuple[Any, ...] = ()
         self._calls = 0
 
@@ -103,11 +161,10 @@ class Recorded(Generic[P, R]):
             self._calls += 1
             if not same or self._calls <= WARM_UPS:
                 return self.recorder.warm_up(lambda: self.function(*args, **kwargs))
-            self._replay, self._result = self.recorder.capture(lambda: self.function(*args, **kwargs))
+            self._replay = self.recorder.capture(lambda: self.function(*args, **kwargs), self.function.__name__)
         elif not same:
             return self.recorder.warm_up(lambda: self.function(*args, **kwargs))
-        self._replay()
-        return self._result  # type: ignore[return-value]
+        return self._replay()
 
 
 def _is(one: Any, other: Any) -> bool:

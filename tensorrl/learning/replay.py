@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from tensorrl.learning.distribution import SumBlocks, WholeSumBlocks, put
 from tensorrl.learning.recording import Recorder
+from tensorrl.learning.transfer import Arriving, Transfer, Write
 
-_SHIFT = 6
-BLOCK = 1 << _SHIFT
 _SMALLEST = 1e-8
-_BELOW_ONE = 1 - 1e-15
 
 
 class Batch(NamedTuple):
@@ -42,51 +42,6 @@ class Batch(NamedTuple):
     """(batch + 1, stack, *stored frame): `next_stacks` and after them the newest stack, in one piece."""
 
 
-class SumBlocks:
-    """Draws slots in proportion to their priorities, from sums over blocks of slots.
-
-    Two levels of cumulative sums replace a tree: one over the blocks, one inside each drawn block. A block's sum is
-    always recomputed from its priorities, so no rounding error grows and the state is the priorities alone. With a
-    batch of 32 and 100,000 slots, blocks of 64 make both levels about as long.
-    """
-
-    def __init__(self, capacity: int, device: torch.device | str = "cpu") -> None:
-        blocks = -(-capacity // BLOCK)
-        self.priorities = torch.zeros(blocks, BLOCK, dtype=torch.float64, device=device)
-        self.sums = torch.zeros(blocks, dtype=torch.float64, device=device)
-        self._flat = self.priorities.view(-1)
-        self._strata = torch.empty(0)
-
-    def set(self, slots: Tensor, priorities: Tensor | float) -> None:
-        """Sets the priorities (batch,) of slots (batch,) int64; 0 means never drawn."""
-        self._flat[slots] = priorities
-        blocks = slots >> _SHIFT
-        self.sums[blocks] = self.priorities.index_select(0, blocks).sum(1)
-
-    def sample(self, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-        """Draws one slot from each of `batch` equal strata of the total mass (Schaul et al. 2016, appendix B.2.1).
-
-        Args:
-            uniforms: (batch,) float64 in [0, 1).
-
-        Returns:
-            Slots (batch,) int64 and their priorities (batch,) float64.
-        """
-        batch = len(uniforms)
-        if len(self._strata) != batch:
-            self._strata = torch.arange(batch, dtype=torch.float64, device=uniforms.device)
-        cumulative = self.sums.cumsum(0)
-        # Rounding must not push a draw past the last slot that has mass, here or inside the block.
-        targets = (uniforms + self._strata).mul_(cumulative[-1] * (_BELOW_ONE / batch))
-        blocks = torch.searchsorted(cumulative, targets, right=True)
-        rest = targets.sub_(cumulative.sub_(self.sums).index_select(0, blocks))[:, None]
-        inside = self.priorities.index_select(0, blocks).cumsum(1)
-        rest = torch.minimum(rest, inside[:, -1:] * _BELOW_ONE).clamp_(min=0)
-        offsets = torch.searchsorted(inside, rest, right=True)[:, 0]
-        slots = offsets.add_(blocks, alpha=BLOCK)
-        return slots, self._flat.index_select(0, slots)
-
-
 class Replay:
     """The last `capacity` transitions, one frame each; a stack is gathered when it is sampled.
 
@@ -102,6 +57,8 @@ class Replay:
         capacity: slots; one for each agent step, `stack` for each game's beginning, and one for each game cut off.
         frame_shape: shape of a stored frame.
         frame_dtype: its dtype.
+        source_shape: shape of a frame as it arrives, in uint8; by default it arrives as it is stored.
+        encode: makes stored frames (n, *frame_shape) of (n, *source_shape).
         stack: frames in an observation; those before a game's start are zero.
         n_step: n.
         discount: γ.
@@ -116,6 +73,8 @@ class Replay:
         frame_shape: tuple[int, ...],
         frame_dtype: torch.dtype = torch.uint8,
         *,
+        source_shape: tuple[int, ...] | None = None,
+        encode: Callable[[Tensor], Tensor] | None = None,
         stack: int = 4,
         n_step: int = 20,
         discount: float = 0.99,
@@ -128,18 +87,25 @@ class Replay:
         self.capacity, self.stack, self.n_step, self.discount = capacity, stack, n_step, discount
         self.exponent, self.device = exponent, torch.device(device)
         self.frame_shape = frame_shape
-        # The frame of a slot lies `stack - 1` rows further down, and the last of them once more before the first.
-        self.frames = _zeros((capacity + stack - 1, *frame_shape), frame_dtype, self.device)
+        self.recorder = recorder = Recorder(self.device) if recorder is None else recorder
+        self._encode = encode
+        # The frame of a slot lies `stack - 1` rows further down, and the last of them once more before the first. The
+        # row after them, and the slot after all others, take what is not to be kept.
+        self._rows = _zeros((capacity + stack, *frame_shape), frame_dtype, self.device)
+        self.frames = self._rows[:-1]
         size = math.prod(frame_shape)
         self._windows = self.frames.as_strided((capacity, stack * size), (size, 1))
-        self.blank = torch.zeros(capacity, dtype=torch.bool, device=device)
-        """(capacity,): which slots stand for what came before a game began."""
-        self.actions = torch.zeros(capacity, dtype=torch.int64, device=device)
-        self.returns = torch.zeros(capacity, dtype=torch.float32, device=device)
-        self.discounts = torch.zeros(capacity, dtype=torch.float32, device=device)
-        self.bootstraps = torch.zeros(capacity, dtype=torch.int64, device=device)
-        self.distribution = SumBlocks(capacity, device)
-        self.sampled = torch.zeros(capacity, dtype=torch.bool, device=device)
+        self.blank = torch.zeros(capacity, dtype=torch.bool)
+        """(capacity,), on the host: which slots stand for what came before a game began."""
+        self._actions, self._bootstraps = (
+            torch.zeros(capacity + 1, dtype=torch.int64, device=device) for _ in range(2)
+        )
+        self._returns, self._discounts = (torch.zeros(capacity + 1, device=device) for _ in range(2))
+        self.actions, self.bootstraps = self._actions[:-1], self._bootstraps[:-1]
+        self.returns, self.discounts = self._returns[:-1], self._discounts[:-1]
+        self.distribution = (WholeSumBlocks if recorder.active else SumBlocks)(capacity + 1, device)
+        self._sampled = torch.zeros(capacity + 1, dtype=torch.bool, device=device)
+        self.sampled = self._sampled[:-1]
         """(capacity,): which slots' transitions an update has learned from."""
         self.max_priority = torch.ones((), dtype=torch.float64, device=device)
         self.newest = torch.zeros(1, dtype=torch.int64, device=device)
@@ -148,61 +114,88 @@ class Replay:
         self.count = 0
         self._pending: deque[tuple[int, float]] = deque()
         self._powers = [discount**k for k in range(n_step + 1)]
-        recorder = Recorder(self.device) if recorder is None else recorder
+        self._sampleable = np.zeros(capacity, dtype=np.bool_)
+        arriving = (source_shape or frame_shape, torch.uint8 if source_shape else frame_dtype)
+        self._transfer = Transfer(
+            *arriving, most_finished=n_step, most_stale=stack, spare=(len(self.frames), capacity), recorder=recorder
+        )
+        self._recorded_write = recorder.record(self._write)
         self._recorded_update = recorder.record(self._update_priorities)
 
     @property
     def _slot(self) -> int:
         return (self.writes - 1) % self.capacity
 
-    def begin_game(self, frame: Tensor) -> None:
-        """Starts a game with its first stored frame, after `stack - 1` blank ones."""
-        for _ in range(self.stack - 1):
-            self._write_frame(None)
-        self._write_frame(frame)
+    def begin_game(self, frame: Arriving) -> None:
+        """Starts a game with its first frame, as it arrives, after `stack - 1` blank ones."""
+        for arriving in (*(None,) * (self.stack - 1), frame):
+            write = Write(self._slot)
+            self._add_frame(write, arriving)
+            self._send(write)
 
-    def add(self, action: int, reward: float, frame: Tensor, *, terminal: bool, over: bool) -> None:
+    def add(self, action: int, reward: float, frame: Arriving, *, terminal: bool, over: bool) -> None:
         """Adds the transition from the newest frame.
 
         Args:
             action: what was done.
             reward: clipped reward.
-            frame: the frame that followed.
+            frame: the frame that followed, as it arrives.
             terminal: whether the episode ended for learning: a life or the game lost.
             over: whether the game is over; with `terminal` false it was cut off. `begin_game` must follow.
         """
         slot = self._slot
-        self.actions[slot] = action
+        write = Write(slot, action=(slot, action))
         self._pending.append((slot, reward))
         if not over or not terminal:
-            self._write_frame(frame)
+            self._add_frame(write, frame)
         if terminal or over:
             while self._pending:
-                self._finish_oldest(bootstrap=slot if terminal else self._slot, terminal=terminal)
+                self._finish_oldest(write, bootstrap=slot if terminal else self._slot, terminal=terminal)
         elif len(self._pending) == self.n_step:
-            self._finish_oldest(bootstrap=self._slot, terminal=False)
+            self._finish_oldest(write, bootstrap=self._slot, terminal=False)
+        self._send(write)
 
-    def _write_frame(self, frame: Tensor | None) -> None:
+    def _add_frame(self, write: Write, frame: Arriving | None) -> None:
+        """Makes a frame, or a blank one, the newest."""
         slot = self.writes % self.capacity
         if self.writes >= self.capacity:
             # The stacks of the next `stack − 1` slots reach back to the frame that goes now.
-            stale = (slot + torch.arange(self.stack, device=self.device)) % self.capacity
-            self.count -= int((self.distribution.priorities.view(-1)[stale] > 0).sum())
-            self.distribution.set(stale, 0.0)
-            self.sampled[stale] = False
-        for row in self._places(slot):
-            if frame is None:
-                self.frames[row].zero_()
-            else:
-                self.frames[row] = frame
+            stale = [(slot + ahead) % self.capacity for ahead in range(self.stack)]
+            self.count -= int(self._sampleable[stale].sum())
+            self._sampleable[stale] = False
+            write.stale = stale
+        write.rows, write.frame, write.newest = self._places(slot), frame, slot
         self.blank[slot] = frame is None
-        self.newest.fill_(slot)
         self.writes += 1
 
-    def _places(self, slot: int) -> tuple[int, ...]:
+    def _send(self, write: Write) -> None:
+        self._transfer.send(write)
+        self._recorded_write(self._transfer)
+
+    def _write(self, sent: Transfer) -> None:
+        """Does what was sent, by work on tensors alone."""
+        frame = sent.frame[None]
+        stored = frame if self._encode is None else self._encode(frame)
+        # Blank frames are zero as they are stored.
+        self._put(self._rows, sent.rows, (stored * sent.keep).expand(len(sent.rows), *self.frame_shape))
+        self._put(self._actions, sent.action_slot, sent.action)
+        self._put(self._returns, sent.finished, sent.returns)
+        self._put(self._discounts, sent.finished, sent.discounts)
+        self._put(self._bootstraps, sent.finished, sent.bootstraps)
+        self.distribution.set(sent.changed, sent.sampleable * self.max_priority)
+        self._sampled.index_fill_(0, sent.stale, False)
+        self.newest.copy_(sent.newest)
+
+    def _put(self, target: Tensor, places: Tensor, values: Tensor) -> None:
+        if self.recorder.active:
+            put(target, places, values)
+        else:
+            target[places] = values
+
+    def _places(self, slot: int) -> tuple[int, int]:
         """Rows of `frames` where a slot's frame lies: the last slots' twice, for windows that span the ring's end."""
         own = slot + self.stack - 1
-        return (own, slot + self.stack - 1 - self.capacity) if own >= self.capacity else (own,)
+        return own, own - self.capacity if own >= self.capacity else own
 
     def read_frames(self, first: int, end: int) -> Tensor:
         """The frames from the `first` written to before the `end`-th, (end − first, *stored frame)."""
@@ -213,20 +206,18 @@ class Replay:
         """Puts back frames (n, *stored frame), the first of which was the `first` written; blank ones stay blank."""
         slots = torch.arange(first, first + len(frames), device=self.device) % self.capacity
         frames = frames.to(self.device)
-        frames[self.blank[slots]] = 0
+        frames[self.blank.to(self.device)[slots]] = 0
         self.frames[slots + self.stack - 1] = frames
         spanning = slots + self.stack - 1 >= self.capacity
         self.frames[slots[spanning] + self.stack - 1 - self.capacity] = frames[spanning]
 
-    def _finish_oldest(self, *, bootstrap: int, terminal: bool) -> None:
+    def _finish_oldest(self, write: Write, *, bootstrap: int, terminal: bool) -> None:
         """Makes the oldest pending transition sampleable, with the rewards that are pending as its return."""
         value = sum(power * reward for power, (_, reward) in zip(self._powers, self._pending, strict=False))
         length = len(self._pending)
         slot, _ = self._pending.popleft()
-        self.returns[slot] = value
-        self.discounts[slot] = 0.0 if terminal else self._powers[length]
-        self.bootstraps[slot] = bootstrap
-        self.distribution.set(torch.tensor([slot], device=self.device), self.max_priority)
+        write.finished.append((slot, value, 0.0 if terminal else self._powers[length], bootstrap))
+        self._sampleable[slot] = True
         self.count += 1
 
     def check_sampleable(self) -> None:
@@ -332,9 +323,9 @@ class Replay:
             target[:used] = state[name].to(target)
         # Of states from before this was kept, nothing counts as held out.
         self.sampled[:used] = state["sampled"].to(self.sampled) if "sampled" in state else True
-        self.distribution.priorities.view(-1)[:used] = state["priorities"].to(self.device)
-        self.distribution.sums.copy_(self.distribution.priorities.sum(1))
-        self.max_priority = state["max_priority"].to(self.device).clone()
+        self.distribution.restore(state["priorities"])
+        self._sampleable[:used] = (state["priorities"] > 0).numpy(force=True)
+        self.max_priority.copy_(state["max_priority"])
         self.writes, self.count = plain["writes"], plain["count"]
         self.newest.fill_(self._slot)
         self._pending = deque((int(slot), float(reward)) for slot, reward in plain["pending"])

@@ -38,7 +38,9 @@ class ValueHead(ABC):
         """Expected returns (...) of outputs (..., *axes)."""
 
     @abstractmethod
-    def targets(self, bootstraps: Tensor, returns: Tensor, discounts: Tensor, support: Tensor) -> Tensor:
+    def targets(
+        self, bootstraps: Tensor, returns: Tensor, discounts: Tensor, support: Tensor, *, repeatable: bool = False
+    ) -> Tensor:
         """What predictions (batch, *axes) are moved towards.
 
         Args:
@@ -46,6 +48,7 @@ class ValueHead(ABC):
             returns: (batch,), the discounted sum of rewards on the way there.
             discounts: (batch,), γ^m, or 0 where the episode ended.
             support: (atoms,).
+            repeatable: takes operators that give the same bits every time also on a GPU.
         """
 
     @abstractmethod
@@ -78,9 +81,12 @@ class CategoricalHead(ValueHead):
         """Means of the distributions."""
         return outputs.softmax(-1) @ support
 
-    def targets(self, bootstraps: Tensor, returns: Tensor, discounts: Tensor, support: Tensor) -> Tensor:
+    def targets(
+        self, bootstraps: Tensor, returns: Tensor, discounts: Tensor, support: Tensor, *, repeatable: bool = False
+    ) -> Tensor:
         """Distributions of R + γ Z on the support."""
-        return categorical_projection(bootstraps.softmax(1), returns, discounts, support)
+        project = dense_projection if repeatable else categorical_projection
+        return project(bootstraps.softmax(1), returns, discounts, support)
 
     def losses(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropies."""
@@ -106,7 +112,9 @@ class ScalarHead(ValueHead):
         """The outputs themselves."""
         return outputs
 
-    def targets(self, bootstraps: Tensor, returns: Tensor, discounts: Tensor, support: Tensor) -> Tensor:
+    def targets(
+        self, bootstraps: Tensor, returns: Tensor, discounts: Tensor, support: Tensor, *, repeatable: bool = False
+    ) -> Tensor:
         """R + γ Q."""
         return returns + discounts * bootstraps
 
@@ -152,6 +160,21 @@ def categorical_projection(probabilities: Tensor, returns: Tensor, discounts: Te
     projected.index_add_(0, slots, (probabilities - upper_mass).view(-1))
     projected.index_add_(0, slots + 1, upper_mass.view(-1))
     return projected.view(batch, atoms)
+
+
+def dense_projection(probabilities: Tensor, returns: Tensor, discounts: Tensor, support: Tensor) -> Tensor:
+    """As `categorical_projection`, by a product of matrices instead of sums in the order in which threads arrive.
+
+    Atom i takes (1 − |place of shifted atom j − i|)⁺ of atom j's mass. More arithmetic and fewer operators, which is
+    what a GPU wants; on a CPU it is the slower of the two. Rounding differs.
+    """
+    atoms = len(support)
+    low, step = support[0], support[1] - support[0]
+    shifted = torch.addcmul(returns[:, None], discounts[:, None], support)
+    places = shifted.sub_(low).div_(step).clamp_(0, atoms - 1)
+    numbers = torch.arange(atoms, device=support.device, dtype=support.dtype)
+    shares = (places[:, None, :] - numbers[:, None]).abs_().neg_().add_(1).clamp_(min=0)
+    return torch.bmm(shares, probabilities[:, :, None])[:, :, 0]
 
 
 def categorical_losses(logits: Tensor, targets: Tensor) -> Tensor:

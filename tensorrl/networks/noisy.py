@@ -81,5 +81,5 @@ class NoisyLinear(nn.Module):
 
 def scaled_noise(size: int, generator: torch.Generator, device: torch.device | str = "cpu") -> Tensor:
     """Draws (size,) values of f(e) = sign(e) √|e|, e standard normal."""
-    e = torch.randn(size, generator=generator, device=device)
+    e = torch.randn(size, generator=generator, device=generator.device).to(device)
     return e.sign() * e.abs().sqrt_()

@@ -31,6 +31,7 @@ class QNetwork(nn.Module):
     """
 
     support: Tensor
+    _action_numbers: Tensor
 
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
@@ -40,6 +41,7 @@ class QNetwork(nn.Module):
             build_dense(spec, layer) for layer in spec.dense_layers()
         )
         self.register_buffer("support", torch.linspace(spec.v_min, spec.v_max, spec.atoms), persistent=False)
+        self.register_buffer("_action_numbers", torch.arange(spec.actions), persistent=False)
         self._noisy = [module for module in self.modules() if isinstance(module, NoisyLinear)]
 
     def forward(self, stacks: Tensor) -> Tensor:
@@ -79,6 +81,14 @@ class QNetwork(nn.Module):
         noise = scaled_noise(sum(sizes), generator, self.support.device)
         for layer, part in zip(self._noisy, noise.split(sizes), strict=True):
             layer.set_noise(part)
+
+    def chosen(self, outputs: Tensor, actions: Tensor) -> Tensor:
+        """The outputs (batch, *axes) for actions (batch,) of what `forward` gave.
+
+        By a mask: its gradient is one too, while that of indexing or `gather` adds up in no fixed order on a GPU.
+        """
+        taken = actions[:, None] == self._action_numbers
+        return torch.where(taken.view(*taken.shape, *(1,) * len(self.head.axes)), outputs, 0).sum(1)
 
     def form_noise(self) -> None:
         """Forms noisy weights anew from the noise last drawn."""

@@ -46,6 +46,9 @@ class FusedAdam(FirstOrder, torch.optim.Adam):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Puts back what `state_dict` returned."""
         super().load_state_dict(state_dict)
+        for group in self.param_groups:
+            # Older checkpoints of GPUs say True, of which PyTorch would warn. Fused steps count on the device anyway.
+            group["capturable"] = False
         self._lists = None
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:

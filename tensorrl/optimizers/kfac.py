@@ -60,8 +60,8 @@ class KFAC(Feedback, Optimizer):
     times it. With `graft` each block's step −lr · v is scaled to the length that another optimizer's would have. With
     `trust_region` the whole step is scaled to a divergence that is measured, by `fit_step` after every step.
 
-    For a captured CUDA graph call `prepare()` outside of it and `apply()` inside; both together are `step()`. Inside,
-    `lr` must be a tensor to be changeable. On curvature steps layers must run eagerly: compiled code runs no hooks.
+    A CUDA graph can hold `apply()` alone; with `prepare()` before it that is `step()`. Inside, `lr` must be a tensor to
+    be changeable. On curvature steps layers must run eagerly: compiled code runs no hooks.
 
     Args:
         module: what is optimised. Frozen parameters (`requires_grad=False` now) are left alone.
@@ -82,7 +82,7 @@ class KFAC(Feedback, Optimizer):
             included, as far as `lr` allows; it wants `fit_step`. None for none.
         graft: whose lengths steps take, block by block (Agarwal et al. 2020); None for their own.
         momentum: in [0, 1). Default 0.9, that of the ACKTR authors' program.
-        weight_decay: L2, added to the gradient before preconditioning (η in Martens & Grosse 2015). Default 0.
+        weight_decay: L2, added to gradients before preconditioning (η in Martens & Grosse 2015). Default 0.
         fisher: "sampled" draws targets from the model's own distribution (the Fisher); "empirical" takes the loss's
             own gradients (cheaper by nothing but the draw, and no approximation of the Hessian; Kunstner et al. 2019).
         likelihood: of the sampled Fisher: "categorical" (cross-entropy over the last axis), "gaussian" (MSE, Huber),
@@ -92,8 +92,9 @@ class KFAC(Feedback, Optimizer):
         generator: of the sampled targets, part of the state; by default one with seed 0 on the parameters' device.
         groups: parameter groups as of any optimizer, a bias in its weight's. Parameters of the module that are in none
             are left alone. By default one group of all.
-        fallback: for parameters without a curvature block: "adam", "sgd", or a function of a list of parameters that
-            makes an optimizer. Its groups follow ours in `param_groups`. By default such parameters are an error.
+        fallback: for parameters without a curvature block, which are an error by default: "adam", "sgd", or a function
+            of a list of parameters that makes an optimizer. Its groups follow ours in `param_groups`.
+        capturable: whether `apply` never waits for the device, as in a CUDA graph; by default unless on a CPU.
 
     Raises:
         InputError: an option out of its range, or a parameter that no block covers and no fallback takes.
@@ -121,6 +122,7 @@ class KFAC(Feedback, Optimizer):
         generator: torch.Generator | None = None,
         groups: Iterable[dict[str, Any]] | None = None,
         fallback: Fallback | None = None,
+        capturable: bool | None = None,
     ) -> None:
         check_range("lr", lr, 0, math.inf)
         check_range("momentum", momentum, 0, 1)
@@ -158,7 +160,7 @@ class KFAC(Feedback, Optimizer):
         self._generator = torch.Generator(device).manual_seed(0) if generator is None else generator
         self._damping = damping_at(damping, 0, None)
         self._steps, self._observations, self._refreshed_after = 0, 0, -1
-        self._soundness = Soundness(device)
+        self._soundness = Soundness(device, waits=device.type == "cpu" if capturable is None else not capturable)
         self._trust = None if trust_region is None else TrustRegion(trust_region, device)
         self._last_scale: float | Tensor = math.nan
         self._predicted: Tensor | None = None
@@ -215,9 +217,7 @@ class KFAC(Feedback, Optimizer):
         """Does what a step decides on the host: damping's schedule, refresh of inverses, the count of steps."""
         self._check_open()
         if self._capture is None and not self._observations:
-            raise InputError(
-                "step(): no curvature observed yet; run the forward pass inside `with optimizer.curvature()`"
-            )
+            raise InputError("step(): no curvature observed yet; run the model inside `with optimizer.curvature()`")
         self._damping = damping_at(self._options.damping, self._steps, self._damping)
         self._refresh.install_if_due(self._steps)
         seen = self._observations

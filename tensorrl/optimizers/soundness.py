@@ -18,9 +18,11 @@ class Soundness:
 
     Args:
         device: where steps are taken.
+        waits: whether a step may wait for the device, and so learn at once that a gradient is not finite.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, *, waits: bool) -> None:
+        self._waits = waits
         self._skipped = torch.zeros((), dtype=torch.int64, device=device)
         self._warned_of_curvature, self._warned_of_gradient = False, False
 
@@ -39,9 +41,9 @@ class Soundness:
     def clipped_scale(self, size: Tensor, bound: float, step: int) -> Tensor | float | None:
         """Returns min(1, √(bound / size)).
 
-        NaN (on an accelerator) or None (on a CPU) where `size`, and so some gradient, is not finite.
+        NaN (None where steps may wait) if `size`, and so some gradient, is not finite.
         """
-        if size.device.type == "cpu":
+        if self._waits:
             value = float(size)
             sound = math.isfinite(value)
             if not sound and not self._warned_of_gradient:
@@ -55,7 +57,7 @@ class Soundness:
 
     def report_skipped(self, step: int) -> None:
         """Tells of steps skipped on an accelerator, where finding out at once would mean waiting for it."""
-        if self._skipped.device.type != "cpu" and (count := int(self._skipped)):
+        if not self._waits and (count := int(self._skipped)):
             self._skipped.zero_()
             warn(f"{count} steps before step {step} skipped: a gradient was not finite")
 

@@ -14,6 +14,7 @@ import torch
 from tensorrl import files, games, system
 from tensorrl.environments.atari import AtariGame
 from tensorrl.errors import InputError
+from tensorrl.learning.recording import Recorder
 from tensorrl.trial import folder
 from tensorrl.trial.loop import Interrupted, OnReport, Record, TrialLoop
 from tensorrl.trial.spec import TrialSpec, describe, make_spec
@@ -26,10 +27,10 @@ class FolderInUse(InputError):
     """Another process trains in the folder."""
 
 
-def build_training(spec: TrialSpec, device: torch.device) -> Training:
-    """Everything a trial runs on, at its beginning but for a warm start."""
+def build_training(spec: TrialSpec, device: torch.device, recorder: Recorder | None = None) -> Training:
+    """Everything a trial runs on, at its beginning but for a warm start; see `Agent` for the recorder."""
     settings, game = spec.settings, games.get(spec.game)
-    agent = build_agent(settings, game.actions, spec.seed, device)
+    agent = build_agent(settings, game.actions, spec.seed, device, recorder)
     return Training(AtariGame(game.name, spec.seed), agent, settings, spec.steps)
 
 

@@ -17,6 +17,7 @@ from tensorrl.learning.agent import Agent, make_target
 from tensorrl.learning.recording import Recorder
 from tensorrl.learning.replay import Replay
 from tensorrl.learning.schedules import linear
+from tensorrl.networks.frames import FRAME_SHAPE
 from tensorrl.networks.qnetwork import QNetwork
 from tensorrl.networks.spec import NetworkSpec
 from tensorrl.optimizers.adam import FusedAdam
@@ -66,7 +67,7 @@ class Training:
             outcome = game.receive()
             reward = float(np.sign(outcome.reward))
             writes = replay.writes
-            replay.add(action, reward, self.encode(outcome.frame), terminal=outcome.terminal, over=outcome.over)
+            replay.add(action, reward, outcome.frame, terminal=outcome.terminal, over=outcome.over)
             if replay.writes > writes:
                 self._keep(outcome.frame)
             self.steps += 1
@@ -77,7 +78,7 @@ class Training:
 
     def _begin_game(self) -> None:
         frame = self.game.begin_game()
-        self.replay.begin_game(self.encode(frame))
+        self.replay.begin_game(frame)
         for _ in range(self.replay.stack - 1):
             self._keep(_BLANK)
         self._keep(frame)
@@ -97,10 +98,6 @@ class Training:
             and self.steps % self.settings.update_interval == 0
             and self.replay.count > 0
         )
-
-    def encode(self, frame: Frame) -> Tensor:
-        """A frame (84, 84) uint8 as replay stores it, on the agent's device."""
-        return self.agent.network.torso.encode(torch.from_numpy(frame)[None].to(self.agent.device))[0]
 
     def encode_again(self, frames: bytes | bytearray) -> Tensor:
         """Stored features of frames (84·84 bytes each) that were kept instead of them; keeps the frames once more."""
@@ -168,6 +165,8 @@ def make_replay(
         replay_slots(settings, steps),
         network.torso.stored_shape,
         network.torso.stored_dtype,
+        source_shape=FRAME_SHAPE,
+        encode=network.torso.encode,
         stack=network.spec.stack,
         n_step=settings.n_step,
         discount=settings.discount,
@@ -177,8 +176,17 @@ def make_replay(
     )
 
 
-def make_optimizer(settings: Settings, network: QNetwork, seed: int) -> KFAC | FusedAdam:
-    """The optimizer that settings name, over a network's parameters; `seed` is for what it draws itself."""
+def make_optimizer(
+    settings: Settings, network: QNetwork, seed: int, *, capturable: bool | None = None
+) -> KFAC | FusedAdam:
+    """The optimizer that settings name, over a network's parameters.
+
+    Args:
+        settings: of the trial.
+        network: what it trains.
+        seed: for what it draws itself.
+        capturable: see `KFAC`.
+    """
     if settings.optimizer == "kfac":
         return KFAC(
             network,
@@ -194,14 +202,9 @@ def make_optimizer(settings: Settings, network: QNetwork, seed: int) -> KFAC | F
             momentum=settings.kfac_momentum,
             likelihood=network.head.likelihood,
             generator=torch.Generator(network.support.device).manual_seed(seed),
+            capturable=capturable,
         )
-    return FusedAdam(
-        network.parameters(),
-        lr=settings.learning_rate,
-        eps=settings.adam_epsilon,
-        # Its count of steps stays on the device, as a recorded step needs it.
-        capturable=network.support.is_cuda,
-    )
+    return FusedAdam(network.parameters(), lr=settings.learning_rate, eps=settings.adam_epsilon)
 
 
 def _damping(settings: Settings) -> Damping:
@@ -217,13 +220,24 @@ def build_network(spec: NetworkSpec, seed: int) -> QNetwork:
         return QNetwork(spec)
 
 
-def build_agent(settings: Settings, actions: int, seed: int, device: torch.device) -> Agent:
-    """A fresh agent for a game with `actions` actions."""
+def build_agent(
+    settings: Settings, actions: int, seed: int, device: torch.device, recorder: Recorder | None = None
+) -> Agent:
+    """A fresh agent for a game with `actions` actions; see `Agent` for the recorder."""
     network = build_network(network_spec(settings, actions), seed).to(device)
-    return make_agent(network, make_target(network), make_optimizer(settings, network, seed), settings, seed)
+    recorder = Recorder(device) if recorder is None else recorder
+    optimizer = make_optimizer(settings, network, seed, capturable=recorder.active)
+    return make_agent(network, make_target(network), optimizer, settings, seed, recorder)
 
 
-def make_agent(network: QNetwork, target: QNetwork, optimizer: AgentOptimizer, settings: Settings, seed: int) -> Agent:
+def make_agent(
+    network: QNetwork,
+    target: QNetwork,
+    optimizer: AgentOptimizer,
+    settings: Settings,
+    seed: int,
+    recorder: Recorder | None = None,
+) -> Agent:
     """An agent of these parts, with the settings' intervals and bounds."""
     return Agent(
         network,
@@ -232,6 +246,7 @@ def make_agent(network: QNetwork, target: QNetwork, optimizer: AgentOptimizer, s
         target_interval=settings.target_interval,
         gradient_norm=settings.gradient_norm,
         seed=seed,
+        recorder=recorder,
     )
 
 

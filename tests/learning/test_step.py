@@ -38,7 +38,7 @@ def test_a_step_does_what_sampling_acting_and_updating_do_one_after_the_other(va
             replay.update_priorities(batch.slots, agent.update(batch))
         outcome = plain.game.receive()
         reward = float((outcome.reward > 0) - (outcome.reward < 0))
-        replay.add(action, reward, plain.encode(outcome.frame), terminal=outcome.terminal, over=outcome.over)
+        replay.add(action, reward, outcome.frame, terminal=outcome.terminal, over=outcome.over)
         plain.steps += 1
     assert ours.agent.updates == agent.updates == 60
     assert torch.equal(ours.replay.actions, replay.actions)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from tensorrl.learning.schedules import linear
-from tensorrl.networks.heads import categorical_losses, categorical_projection, huber_losses
+from tensorrl.networks.heads import categorical_losses, categorical_projection, dense_projection, huber_losses
 
 
 def brute_force_projection(probabilities, returns, discounts, support):
@@ -29,9 +29,9 @@ def brute_force_projection(probabilities, returns, discounts, support):
     return projected
 
 
-def project(probabilities, returns, discounts, support):
+def project(probabilities, returns, discounts, support, how=categorical_projection):
     tensors = [torch.tensor(np.asarray(x), dtype=torch.float64) for x in (probabilities, returns, discounts, support)]
-    return categorical_projection(*tensors).numpy()
+    return how(*tensors).numpy()
 
 
 @settings(max_examples=60, deadline=None)
@@ -44,6 +44,7 @@ def test_projection_equals_algorithm_1_on_random_distributions(seed, atoms, scal
     got = project(probabilities, returns, discounts, support)
     np.testing.assert_allclose(got, brute_force_projection(probabilities, returns, discounts, support), atol=1e-10)
     np.testing.assert_allclose(got.sum(1), 1, atol=1e-12)
+    np.testing.assert_allclose(project(probabilities, returns, discounts, support, dense_projection), got, atol=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -56,8 +57,9 @@ def test_projection_equals_algorithm_1_on_random_distributions(seed, atoms, scal
 def test_projection_at_the_edges(value, discount):
     support = np.linspace(-10, 10, 51)
     probabilities = np.random.default_rng(0).dirichlet(np.ones(51), size=1)
-    got = project(probabilities, [value], [discount], support)
-    np.testing.assert_allclose(got, brute_force_projection(probabilities, [value], [discount], support), atol=1e-10)
+    expected = brute_force_projection(probabilities, [value], [discount], support)
+    for how in (categorical_projection, dense_projection):
+        np.testing.assert_allclose(project(probabilities, [value], [discount], support, how), expected, atol=1e-10)
 
 
 def test_terminal_target_is_a_point_mass_at_the_return():

@@ -5,33 +5,21 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 from tensorrl import files
-from tensorrl.analysis import (
-    page,
-    paper_figures,
-    pooled_spectra,
-    score_figures,
-    score_tables,
-    scoreboard,
-    spectrum_figure,
-    style,
-    table_formats,
-)
-from tensorrl.analysis.page import Picture, Section
+from tensorrl.analysis import costs, page, provenance, score_tables, scoreboard, sections, table_formats, texts
+from tensorrl.analysis.page import Part, Picture, Section, Terms
+from tensorrl.analysis.provenance import Origin
 from tensorrl.analysis.records import SweepRecord
 from tensorrl.analysis.scoreboard import PROTOCOLS, Block, Protocol
 from tensorrl.analysis.table_formats import Table
 from tensorrl.errors import InputError
 from tensorrl.trial.cell import State
-from tensorrl.trial.folder import spectrum_files
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from tensorrl.trial.spec import FULL_STEPS
 
 INDEX = "index.html"
 _FORMS: dict[str, Callable[[Table], str]] = {
@@ -39,7 +27,6 @@ _FORMS: dict[str, Callable[[Table], str]] = {
     "tex": table_formats.latex,
     "csv": table_formats.comma_separated,
 }
-_FIGURE_1_GAME = "road_runner"
 
 
 @dataclass(frozen=True)
@@ -63,24 +50,35 @@ class Report:
     left_out: tuple[str, ...]
 
 
-def build(record: SweepRecord) -> Report:
+def build(record: SweepRecord, origin: Origin | None = None) -> Report:
     """Makes the report of a sweep from what its cells hold now. The same cells give the same report.
+
+    Args:
+        record: the sweep's cells.
+        origin: what is known of the sweep beside its cells.
 
     Raises:
         InputError: spectra of a cell are damaged.
     """
     block = scoreboard.choose_block(record)
     left_out: list[str] = []
-    sections = [
-        Section("Scores", list(_scores(record, block, left_out))),
-        Section("Tables of the paper", list(_paper_tables(record, block, left_out))),
-        Section("Figures of the paper", list(_paper_figures(record, left_out))),
+    made: list[tuple[str, Iterator[Part]]] = [
+        ("Scores", sections.scores(record, block, left_out)),
+        ("Tables of the paper", sections.paper_tables(record, block, left_out)),
+        ("Learning curves", sections.learning_curves(record)),
+        ("Figures of the paper", sections.paper_figures(record, left_out)),
     ]
+    found = [Section(title, list(parts)) for title, parts in made]
     warnings = list(_warnings(record, block))
     open_cells = score_tables.open_cells_table(record)
     if open_cells:
-        sections.insert(0, Section("Cells without a result", [open_cells]))
-    sections.append(Section("Left out", left_out or ["Nothing: the sweep has cells for every table and figure."]))
+        found.insert(0, Section("Cells without a result", [open_cells]))
+    found += [
+        Section("What it cost", list(costs.parts(record))),
+        Section("How to read the statistics", [Terms(sections.MEANINGS)]),
+        Section("Where it comes from", list(provenance.parts(record, origin))),
+        Section("Left out", left_out or ["Nothing: the sweep has cells for every table and figure."]),
+    ]
     done = sum(cell.state == "finished" for cell in record.cells)
     lead = (
         f"{done} of {len(record.cells)} cells finished: {len(record.labels)} agents, {len(record.games)} games. "
@@ -92,7 +90,7 @@ def build(record: SweepRecord) -> Report:
         f"TensorRL: sweep {record.name}",
         lead,
         tuple(warnings),
-        tuple(section for section in sections if section.parts),
+        tuple(section for section in found if section.parts),
         (score_tables.cells_table(record, PROTOCOLS),),
         tuple(left_out),
     )
@@ -156,6 +154,12 @@ def _holds_report(out: Path) -> bool:
 
 
 def _warnings(record: SweepRecord, block: Block) -> Iterator[str]:
+    short = sorted({cell.steps for cell in record.cells if cell.steps < FULL_STEPS})
+    if short:
+        yield (
+            f"Runs of {' or '.join(f'{steps:,}' for steps in short)} agent steps: this is no Atari 100k, and published "
+            f"scores are of {FULL_STEPS:,}."
+        )
     if record.synthetic:
         yield "Synthetic: at least one cell says that no agent was trained for it. Its figures are made up."
     states = Counter(cell.state for cell in record.cells if cell.state != "finished")
@@ -174,108 +178,7 @@ def _warnings(record: SweepRecord, block: Block) -> Iterator[str]:
             "that and count in the paper's tables alone."
         )
 
-
-def _scores(record: SweepRecord, block: Block, left_out: list[str]) -> Iterator[Table | Picture]:
-    if not block:
-        left_out.append("Aggregates and their figures: no game is finished by every agent.")
-        return
-    scores = {protocol: scoreboard.normalized(record, block, protocol) for protocol in PROTOCOLS}
-    size, against = scoreboard.sizes(record), scoreboard.baseline(block)
-    estimates = {protocol: score_tables.aggregate_estimates(scores[protocol]) for protocol in PROTOCOLS}
-    for protocol in PROTOCOLS:
-        ratios = score_tables.ratio_estimates(scores[protocol], against)
-        yield score_tables.aggregate_table(estimates[protocol], ratios, size, block, protocol)
-    yield _picture(
-        "aggregates",
-        "Aggregates of human-normalised scores (0 a random agent, 1 the human tester); bars are 95 % intervals.",
-        score_figures.draw_aggregates(estimates, block),
-    )
-    if len(block.labels) < 2:
-        left_out.append("Comparisons between agents, and score against compression ratio: there is one agent only.")
-        return
-    yield _picture(
-        "frontier",
-        "Score against compression ratio.",
-        score_figures.draw_frontier(estimates, size, block),
-    )
-    kfac = [
-        label
-        for label in block.labels
-        if any(cell.trial.get("settings", {}).get("optimizer") == "kfac" for cell in record.of(label))
-    ]
-    yield _picture("profiles", "Performance profiles.", score_figures.draw_profiles(scores, block, kfac))
-    improvements = {protocol: score_tables.improvement_estimates(scores[protocol]) for protocol in PROTOCOLS}
-    yield _picture(
-        "improvement",
-        f"Probability of improvement over {against}.",
-        score_figures.draw_improvement(improvements, block),
-    )
-    for protocol in PROTOCOLS:
-        yield score_tables.improvement_table(improvements[protocol], block, protocol)
-
-
-def _paper_tables(record: SweepRecord, block: Block, left_out: list[str]) -> Iterator[Table]:
-    for shape in score_tables.TABLES:
-        made = [score_tables.paper_table(shape, record, block, protocol) for protocol in PROTOCOLS]
-        for table in made:
-            if table is not None:
-                yield table
-        if made[0] is None:
-            left_out.append(f"{shape.title.partition(':')[0]}: the sweep has none of {', '.join(shape.variants)}.")
-
-
-def _paper_figures(record: SweepRecord, left_out: list[str]) -> Iterator[Picture]:
-    pictures: Sequence[tuple[str, Callable[[SweepRecord], Picture | None], str]] = (
-        ("Figure 1", _figure_1, f"the sweep has no spectra of {_FIGURE_1_GAME}"),
-        ("Figure 3", _figure_3, f"the sweep has no reports of {paper_figures.FAMILY} on {paper_figures.GAME}"),
-        ("Figure 4", _figure_4, f"the sweep has no factorised {paper_figures.FAMILY} on {paper_figures.GAME}"),
-    )
-    for title, draw, lacking in pictures:
-        picture = draw(record)
-        if picture is None:
-            left_out.append(f"{title}: {lacking}.")
-        else:
-            yield picture
-
-
-def _figure_1(record: SweepRecord) -> Picture | None:
-    folders = {
-        cell.key: cell.folder for cell in record.cells if cell.game == _FIGURE_1_GAME and spectrum_files(cell.folder)
-    }
-    if not folders:
-        return None
-    runs = pooled_spectra.load_runs(folders.values())
-    with tempfile.TemporaryDirectory() as draft:
-        stem = Path(draft) / "figure1"
-        for suffix in spectrum_figure.SUFFIXES:
-            spectrum_figure.draw(runs, stem.with_suffix(suffix))
-        files = style.read_pictures(stem)
-    return Picture(
-        "figure1",
-        "Figure 1: singular values of the value stream's hidden layer during training, pooled over runs "
-        "(the layer is not square; σ² are the eigenvalues of W Wᵀ).",
-        files,
-    )
-
-
-def _figure_3(record: SweepRecord) -> Picture | None:
-    cells = paper_figures.pong_cells(record)
-    if not cells:
-        return None
-    drawn = paper_figures.draw_figure_3(cells, record.labels)
-    return _picture("figure3", "Figure 3: prioritized tensorized DQN on Pong, by compression of all weights.", drawn)
-
-
-def _figure_4(record: SweepRecord) -> Picture | None:
-    cells = [cell for cell in paper_figures.pong_cells(record) if cell.variant != paper_figures.FAMILY]
-    if not cells:
-        return None
-    drawn = paper_figures.draw_figure_4(paper_figures.typical_run(cells))
-    return _picture("figure4", "Figure 4: a typical single run of the most compressed tensorized DQN.", drawn)
-
-
-def _picture(name: str, title: str, figure: Figure) -> Picture:
-    return Picture(name, title, style.render(figure))
+    yield from score_tables.interval_notes(block)
 
 
 def summary(record: SweepRecord, protocol: Protocol = PROTOCOLS[0]) -> list[dict[str, object]]:
@@ -289,8 +192,8 @@ def summary(record: SweepRecord, protocol: Protocol = PROTOCOLS[0]) -> list[dict
             "agent": label,
             "cells": f"{sum(cell.state == 'finished' for cell in record.of(label))} of {len(record.of(label))}",
             "compression": round(size[label].ratio, 2) if label in size else None,
-            "IQM": score_tables.interval_text(estimates[label]["IQM"]) if label in estimates else None,
-            "mean": score_tables.interval_text(estimates[label]["mean"]) if label in estimates else None,
+            "IQM": texts.interval_text(estimates[label]["IQM"]) if label in estimates else None,
+            "mean": texts.interval_text(estimates[label]["mean"]) if label in estimates else None,
         }
         for label in record.labels
     ]

@@ -1,120 +1,18 @@
-"""The paper's tables 1 and 2 beside published columns, and what the paper lacks: aggregates, comparisons, the standing.
-
-The paper's own columns are not published apart from it and are not shipped; those of the agents it compares with are
-(`tensorrl/data/README.md` has their sources).
-"""
+"""What the paper's tables lack: aggregates with intervals, comparisons, how every cell stands."""
 
 from __future__ import annotations
 
 import itertools
-import statistics as plain
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tensorrl import games
 from tensorrl.analysis import statistics
 from tensorrl.analysis.records import SweepRecord
-from tensorrl.analysis.scoreboard import Block, Protocol, Size, baseline, finished
+from tensorrl.analysis.scoreboard import Block, Protocol, Size, baseline
 from tensorrl.analysis.statistics import Estimate, Scores
 from tensorrl.analysis.table_formats import Table
+from tensorrl.analysis.texts import FEW_RUNS, NO_WIDTH, NOTHING, interval_text
 from tensorrl.trial.cell import CellStatus
-
-NOTHING = "–"
-
-
-@dataclass(frozen=True)
-class PaperTable:
-    """One of the paper's tables.
-
-    Attributes:
-        name: of its files.
-        title: what it shows.
-        published: column of published scores → heading.
-        variants: variant → heading.
-    """
-
-    name: str
-    title: str
-    published: Mapping[str, str]
-    variants: Mapping[str, str]
-
-
-TABLES = (
-    PaperTable(
-        "table1",
-        "Table 1: mean episode returns of published agents and of ours, by compression of the dense layers",
-        {
-            "simple_v1_in_der_paper": "SimPLe (v1)",
-            "der_paper": "DER (paper)",
-            "der_rliable100_mean": "DER (100 runs)",
-        },
-        {
-            "rainbow": "Rainbow",
-            "denoised": "Denoised",
-            "trl-2.5x": "TRL 2.5x",
-            "trl-5x": "TRL 5x",
-            "trl-10x": "TRL 10x",
-        },
-    ),
-    PaperTable(
-        "table2",
-        "Table 2: mean episode returns of low-rank agents with second-order optimization and scattering",
-        {"der_paper": "DER (paper)", "der_rliable100_mean": "DER (100 runs)"},
-        {
-            "kfac-denoised": "KFAC denoised",
-            "kfac-trl-5x": "KFAC + TRL 5x",
-            "kfac-trl-10x": "KFAC + TRL 10x",
-            "scattering": "Scattering",
-        },
-    ),
-)
-_PUBLISHED_NOTE = (
-    "Published columns: SimPLe v1 as printed in the paper of data-efficient Rainbow (DER); DER as in its paper; DER "
-    "run again 100 times a game by Agarwal et al. (2021). Sources: tensorrl/data/README.md."
-)
-
-
-def paper_table(shape: PaperTable, record: SweepRecord, block: Block, protocol: Protocol) -> Table | None:
-    """One of the paper's tables from a sweep's finished cells, or None where the sweep has none of its variants.
-
-    A game's figure is the mean over its finished seeds ± their standard deviation; "(2/3)" says that two of three seeds
-    are finished. The last rows take only games on which every compared agent is finished, for every column alike.
-    """
-    ours = {variant: heading for variant, heading in shape.variants.items() if record.of(variant)}
-    if not ours:
-        return None
-    held = finished(record)
-    planned = {(cell.label, cell.game): 0 for cell in record.cells}
-    for cell in record.cells:
-        planned[cell.label, cell.game] += 1
-    published = {column: games.published_column(column) for column in shape.published}
-    rows, records = [], []
-    means: dict[str, dict[str, float]] = {column: dict(scores) for column, scores in published.items()}
-    for game in record.games:
-        row, raw = [games.get(game).title], {"game": game}
-        for column, scores in published.items():
-            row.append(_number(scores[game]) if game in scores else NOTHING)
-            raw[column] = str(scores.get(game, ""))
-        for variant in ours:
-            scored = [float(cell.result[protocol.field]) for cell in held.get((variant, game), ())]
-            count = planned.get((variant, game), 0)
-            row.append(_mean_text(scored, count))
-            raw |= _mean_record(variant, scored, count)
-            if scored:
-                means.setdefault(variant, {})[game] = plain.fmean(scored)
-        rows.append(row)
-        records.append(raw)
-    columns = [*shape.published, *ours]
-    return Table(
-        name=f"{shape.name}-{protocol.name}",
-        title=f"{shape.title} ({protocol.title})",
-        columns=["Game", *shape.published.values(), *ours.values()],
-        rows=rows,
-        summary=list(_summary(columns, means, block)),
-        notes=[_table_note(record, block, protocol), _PUBLISHED_NOTE],
-        records=records,
-    )
 
 
 def aggregate_estimates(scores: Mapping[str, Scores]) -> dict[str, dict[str, Estimate]]:
@@ -188,7 +86,7 @@ def aggregate_table(
         notes=[
             "0 is a random agent, 1 the human tester. In brackets: 95 % stratified bootstrap intervals, runs resampled "
             f"within each game, {statistics.REPETITIONS:,} times.",
-            *([] if block.runs > 1 else ["One run a game: nothing can be resampled, so there are no intervals."]),
+            *interval_notes(block),
         ],
         records=records,
     )  # fmt: skip
@@ -204,7 +102,10 @@ def improvement_table(estimates: Mapping[tuple[str, str], Estimate], block: Bloc
             [one, *("" if one == other else interval_text(estimates[one, other]) for other in block.labels)]
             for one in block.labels
         ],
-        notes=[f"Mean over games of {_extent(block)}; 0.5 means neither. 95 % stratified bootstrap intervals."],
+        notes=[
+            f"Mean over games of {_extent(block)}; 0.5 means neither. 95 % stratified bootstrap intervals.",
+            *interval_notes(block),
+        ],
         records=[
             {"agent": one, "over": other, "probability": each.value, "low": each.low, "high": each.high}
             for (one, other), each in estimates.items()
@@ -259,58 +160,18 @@ def cells_table(record: SweepRecord, protocols: Sequence[Protocol]) -> Table:
     return Table("cells", "Every cell", list(records[0]), [], records=records)
 
 
-def interval_text(estimate: Estimate) -> str:
-    """A figure and its interval in brackets, if it has one: from one run a game nothing can be resampled."""
-    if estimate.low == estimate.high:
-        return f"{estimate.value:.3f}"
-    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
-
-
-def _summary(columns: Sequence[str], means: Mapping[str, Mapping[str, float]], block: Block) -> Iterator[list[str]]:
-    if not block:
-        return
-    names = (("mean", plain.fmean), ("median", plain.median))
-    for name, function in names:
-        row = [f"{name} human-normalised, {len(block.games)} games"]
-        for column in columns:
-            scores = means.get(column, {})
-            normalized = [games.human_normalized(game, scores[game]) for game in block.games if game in scores]
-            values = [value for value in normalized if value is not None]
-            row.append(f"{function(values):.3f}" if len(values) == len(block.games) else NOTHING)
-        yield row
-
-
-def _table_note(record: SweepRecord, block: Block, protocol: Protocol) -> str:
-    steps = sorted({cell.steps for cell in record.cells})
-    after = " or ".join(f"{number:,}" for number in steps)
-    return (
-        f"A score is the {protocol.meaning}; agents trained for {after} agent steps. Mean over seeds ± standard "
-        f"deviation; (n/m): only n of m seeds are finished. Last rows: over the {len(block.games)} of "
-        f"{len(record.games)} games on which every compared agent has finished runs."
-    )
-
-
-def _mean_text(scores: Sequence[float], planned: int) -> str:
-    if not scores:
-        return f"{NOTHING} (0/{planned})" if planned else NOTHING
-    mean = plain.fmean(scores)
-    spread = f" ± {_number(plain.stdev(scores), like=mean)}" if len(scores) > 1 else ""
-    short = f" ({len(scores)}/{planned})" if len(scores) < planned else ""
-    return f"{_number(mean)}{spread}{short}"
-
-
-def _mean_record(variant: str, scores: Sequence[float], planned: int) -> dict[str, str]:
-    return {
-        variant: str(plain.fmean(scores)) if scores else "",
-        f"{variant}_sd": str(plain.stdev(scores)) if len(scores) > 1 else "",
-        f"{variant}_runs": str(len(scores)),
-        f"{variant}_planned": str(planned),
-    }
-
-
-def _number(value: float, *, like: float | None = None) -> str:
-    text = f"{value:,.1f}" if abs(value if like is None else like) < 1_000 else f"{value:,.0f}"
-    return text.replace("-", "−")
+def interval_notes(block: Block) -> list[str]:
+    """What a reader must know of intervals from few runs; nothing where there are more."""
+    if block.runs == 1:
+        return [
+            f"{NO_WIDTH} One run a game: nothing can be resampled, so the interval has no width. That is no certainty."
+        ]
+    if block.runs <= FEW_RUNS:
+        return [
+            f"{block.runs} runs a game: resampling knows no others, so intervals are too narrow. {NO_WIDTH} An "
+            "interval of no width, such as [1.000, 1.000], is no certainty."
+        ]
+    return []
 
 
 def _coefficients(size: Size) -> str:

@@ -26,6 +26,7 @@ _LATEX = {
     "÷": r"$\div$",
     "−": r"$-$",
     "–": "--",
+    "†": r"\textdagger{}",
     "…": r"\ldots{}",
     "ε": r"$\varepsilon$",
     "≥": r"$\geq$",
@@ -46,6 +47,7 @@ class Table:
         summary: rows below a rule.
         notes: sentences below the table.
         records: what the CSV holds: full precision, a figure a column. The rows as they are where there are none.
+        best: (row, column) of the cells to be marked, rows of the summary counted on after the others.
     """
 
     name: str
@@ -55,27 +57,41 @@ class Table:
     summary: Sequence[Sequence[str]] = ()
     notes: Sequence[str] = ()
     records: Sequence[Mapping[str, Any]] = field(default=())
+    best: frozenset[tuple[int, int]] = frozenset()
+
+    @property
+    def all_rows(self) -> list[Sequence[str]]:
+        """The rows, and those of the summary."""
+        return [*self.rows, *self.summary]
 
 
 def markdown(table: Table) -> str:
-    """The table in GitHub's Markdown, title above and notes below."""
+    """The table in GitHub's Markdown, title above and notes below; the best cells are bold, a summary's in italics."""
 
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
+    def marked(place: int, row: Sequence[str]) -> list[str]:
+        cells = [f"**{cell}**" if (place, column) in table.best else cell for column, cell in enumerate(row)]
+        return [f"*{cells[0]}*", *cells[1:]] if place >= len(table.rows) else cells
+
     rule = "| --- |" + " ---: |" * (len(table.columns) - 1)
-    bold = [[f"**{cell}**" if cell else "" for cell in row] for row in table.summary]
-    lines = [f"**{table.title}**", "", line(table.columns), rule, *map(line, [*table.rows, *bold])]
+    body = [line(marked(place, row)) for place, row in enumerate(table.all_rows)]
+    lines = [f"**{table.title}**", "", line(table.columns), rule, *body]
     return "\n".join([*lines, *(f"\n{note}" for note in table.notes)]) + "\n"
 
 
 def latex(table: Table) -> str:
-    """The table as a LaTeX `table`, which needs the package booktabs."""
+    """The table as a LaTeX `table`, which needs the package booktabs; the best cells are bold."""
 
-    def line(cells: Sequence[str]) -> str:
-        return " & ".join(map(_latex_text, cells)) + r" \\"
+    def line(place: int, cells: Sequence[str]) -> str:
+        texts = map(_latex_text, cells)
+        marked = (rf"\textbf{{{text}}}" if (place, i) in table.best else text for i, text in enumerate(texts))
+        return " & ".join(marked) + r" \\"
 
-    body = [*map(line, table.rows), *([r"\midrule", *map(line, table.summary)] if table.summary else [])]
+    body = [line(place, row) for place, row in enumerate(table.all_rows)]
+    if table.summary:
+        body.insert(len(table.rows), r"\midrule")
     caption = _latex_text(" ".join([table.title + ("" if table.title.endswith(".") else "."), *table.notes]))
     return "\n".join(
         [
@@ -86,7 +102,7 @@ def latex(table: Table) -> str:
             rf"\label{{tab:{table.name}}}",
             rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
             r"\toprule",
-            line(table.columns),
+            line(-1, table.columns),
             r"\midrule",
             *body,
             r"\bottomrule",
@@ -111,21 +127,43 @@ def comma_separated(table: Table) -> str:
 
 
 def html_table(table: Table) -> str:
-    """The table as HTML, its title the caption."""
+    """The table as HTML, its title the caption. Where it is narrow, a cell breaks before what stands in brackets."""
 
-    def line(cells: Sequence[str], tag: str = "td") -> str:
-        first, *others = map(html.escape, cells)
-        scope = "col" if tag == "th" else "row"
-        inner = "".join(f"<{tag}{' scope=col' if tag == 'th' else ''}>{cell}</{tag}>" for cell in others)
-        return f'<tr><th scope="{scope}">{first}</th>{inner}</tr>'.replace("scope=col", 'scope="col"')
+    def line(place: int, cells: Sequence[str]) -> str:
+        first, *others = cells
+        inner = "".join(
+            f"<td{' class=best' if (place, column) in table.best else ''}>{_breakable(cell)}</td>"
+            for column, cell in enumerate(others, 1)
+        )
+        return f'<tr><th scope="row">{_breakable(first)}</th>{inner}</tr>'
 
-    summary = f"<tfoot>{''.join(map(line, table.summary))}</tfoot>" if table.summary else ""
+    lines = [line(place, row) for place, row in enumerate(table.all_rows)]
+    body, below = "".join(lines[: len(table.rows)]), "".join(lines[len(table.rows) :])
+    head = "".join(f'<th scope="col">{_hyphenated(column)}</th>' for column in table.columns)
     notes = "".join(f"<p class=note>{html.escape(note)}</p>" for note in table.notes)
     return (
-        f'<div class="wide"><table><caption>{html.escape(table.title)}</caption>'
-        f"<thead>{line(table.columns, 'th')}</thead><tbody>{''.join(map(line, table.rows))}</tbody>{summary}</table>"
+        f'<div class="wide"><table id="{html.escape(table.name)}"><caption>{html.escape(table.title)}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>{f'<tfoot>{below}</tfoot>' if below else ''}</table>"
         f"</div>{notes}"
     )
+
+
+def _breakable(text: str) -> str:
+    """A cell's text, kept together but for places where a line may end; an address becomes a link."""
+    if text.startswith(("http://", "https://")):
+        address, space, rest = text.partition(" ")
+        return (
+            f'<a href="{html.escape(address)}" rel="noreferrer">{html.escape(address)}</a>{html.escape(space + rest)}'
+        )
+    parts = re.split(r" (?=[±(\[])", text)
+    if len(parts) > 1:
+        return " ".join(f"<span>{html.escape(part)}</span>" for part in parts)
+    # RoadRunner may become two lines.
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "<wbr>", _hyphenated(text))
+
+
+def _hyphenated(text: str) -> str:
+    return re.sub("(?i)(de|scat|normal)(noised|tering|ised)", r"\1&shy;\2", html.escape(text))
 
 
 def _latex_text(text: str) -> str:

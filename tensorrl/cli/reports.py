@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -39,7 +40,7 @@ def report_command(
 
     folder = store_path(store)
     record = sweep_record(folder, sweep)
-    made, files = write_report(record, folder, out)
+    made, files = write_report(record, folder, out, tracking_uri=os.environ.get("MLFLOW_TRACKING_URI"))
     rows = report.summary(record)
     if as_json:
         written = [str(file) for file in files]

@@ -137,9 +137,9 @@ def test_tables_have_their_three_forms_and_figures_their_two(written: Path) -> N
     for name in ("aggregates", "frontier", "profiles", "improvement", "figure1"):
         assert {f"{name}.png", f"{name}.svg"} <= names
     row = next(line for line in (written / "tables" / "table1-paper.md").read_text().splitlines() if "Krull" in line)
-    assert row.startswith("| Krull | 4,540 | 2,852 | 3,257 |")
+    assert row.startswith("| Krull | 1,598 | 2,666 | **4,540** | 2,852 | 3,257 |")
     latex = (written / "tables" / "table1-paper.tex").read_text()
-    assert r"Krull & 4,540 & 2,852 & 3,257 &" in latex
+    assert r"Krull & 1,598 & 2,666 & \textbf{4,540} & 2,852 & 3,257 &" in latex
     assert r" $\pm$ " in latex
     assert r"100 \%" in latex
 
@@ -162,7 +162,7 @@ def test_the_page_loads_nothing_and_shows_every_table_and_figure(written: Path) 
     page = Addresses()
     page.feed(text)
     assert all(address.startswith(("#", "data:")) for address in page.found)
-    assert "script" not in page.tags
+    assert page.tags.count("script") == 1
     assert "url(" not in text
     assert page.tags.count("img") == len(list((written / "figures").glob("*.svg")))
     assert page.tags.count("table") == len(list((written / "tables").glob("*.md")))

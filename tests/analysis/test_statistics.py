@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tensorrl.analysis import score_tables, statistics
+from tensorrl.analysis import statistics, texts
 
 REFERENCE: dict[str, Any] = json.loads(Path(__file__).with_name("rliable_reference.json").read_text())
 SCORES = {name: np.array(scores) for name, scores in REFERENCE["scores"].items()}
@@ -54,7 +54,8 @@ def test_a_ratio_of_means_is_that_of_the_mean_of_all_runs() -> None:
     assert statistics.ratio_of_means(ours, theirs) == pytest.approx(2.5 / 1.25)
 
 
-def test_a_figure_from_one_run_a_game_is_given_without_an_interval() -> None:
+def test_an_interval_is_always_given_and_marked_where_it_has_no_width() -> None:
     one = statistics.estimate(statistics.mean, np.array([[0.25, 0.5]]))
-    assert score_tables.interval_text(one) == "0.375"
-    assert score_tables.interval_text(statistics.Estimate(0.375, 0.25, 0.5)) == "0.375 [0.250, 0.500]"
+    assert texts.interval_text(one) == "0.375 [0.375, 0.375]†"
+    assert texts.interval_text(statistics.Estimate(0.375, 0.25, 0.5)) == "0.375 [0.250, 0.500]"
+    assert texts.interval_text(statistics.Estimate(-0.01, -0.0201, -0.0199)) == "−0.010 [−0.020, −0.020]†"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from tensorrl.analysis import report
+from tensorrl.analysis.provenance import Origin
 from tensorrl.analysis.records import SweepRecord
 from tensorrl.sweeps.store.layout import REPORT_FOLDER, SWEEP_FILE, sweep_folder
 from tensorrl.sweeps.store.status import sweep_status
@@ -27,13 +29,48 @@ def sweep_record(store: Path, wanted: str) -> SweepRecord:
     return SweepRecord(status.name, status.rows)
 
 
-def write_report(record: SweepRecord, store: Path, out: Path | None = None) -> tuple[report.Report, list[Path]]:
+def sweep_text(store: Path, name: str) -> str:
+    """Returns a sweep's file as its store has it, without MLflow's address, which is no part of what it is.
+
+    Empty where the store has none.
+    """
+    try:
+        lines = (sweep_folder(store, name) / SWEEP_FILE).read_text(encoding="utf-8").splitlines(keepends=True)
+    except (OSError, UnicodeDecodeError):
+        return ""
+    kept, inside = [], False
+    for line in lines:
+        inside = line.startswith("tracking:") or (inside and line.startswith((" ", "\t", "\n")))
+        if not inside:
+            kept.append(line)
+    return "".join(kept)
+
+
+def _server_pages(tracking_uri: str | None, experiment: str) -> str:
+    """Where people find the cells in MLflow: no user or password of the address, nothing for a file or a database."""
+    parts = urlsplit(tracking_uri or "")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return ""
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.scheme}://{parts.hostname}{port}{parts.path.rstrip('/')}/#/experiments (experiment {experiment})"
+
+
+def write_report(
+    record: SweepRecord,
+    store: Path,
+    out: Path | None = None,
+    *,
+    tracking_uri: str | None = None,
+    experiment: str | None = None,
+) -> tuple[report.Report, list[Path]]:
     """Writes a sweep's report.
 
     Args:
         record: the sweep.
         store: its store.
         out: folder of the report; None takes the sweep's own in the store.
+        tracking_uri: the MLflow store that has the cells, for a link where it is a server; None names none.
+        experiment: the MLflow experiment of the sweep; None takes the sweep's name.
 
     Returns:
         The report, and its files, the page first.
@@ -41,7 +78,8 @@ def write_report(record: SweepRecord, store: Path, out: Path | None = None) -> t
     Raises:
         InputError: the folder cannot be written to, or holds something else.
     """
-    made = report.build(record)
+    link = _server_pages(tracking_uri, experiment or record.name)
+    made = report.build(record, Origin(sweep_text(store, record.name), link))
     return made, report.write(made, out or sweep_folder(store, record.name) / REPORT_FOLDER)
 
 
@@ -61,7 +99,7 @@ def keep_report(store: Path, name: str, *, tracking_uri: str, experiment: str) -
         Exception: whatever MLflow raises; the report is in the store then.
     """
     record = sweep_record(store, name)
-    write_report(record, store)
+    write_report(record, store, tracking_uri=tracking_uri, experiment=experiment)
     folder = sweep_folder(store, name)
     states = Counter(cell.state for cell in record.cells)
     return record_sweep(

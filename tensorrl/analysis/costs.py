@@ -6,10 +6,12 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from tensorrl.analysis.provenance import elapsed_seconds
 from tensorrl.analysis.records import SweepRecord
 from tensorrl.analysis.table_formats import Table
 from tensorrl.analysis.texts import NOTHING
 from tensorrl.trial.cell import CellStatus
+from tensorrl.trial.folder import is_number
 
 _FIELDS: Mapping[str, tuple[str, float, str]] = {
     "Steps/s": ("steps_per_second", 1.0, "{:.1f}"),
@@ -53,7 +55,8 @@ def parts(record: SweepRecord) -> Iterator[Table]:
 
 
 def _values(cells: Sequence[CellStatus], name: str) -> list[float]:
-    return [float(value) for cell in cells if isinstance(value := cell.result.get(name), int | float)]
+    found = [elapsed_seconds(cell) if name == "elapsed_seconds" else cell.result.get(name) for cell in cells]
+    return [float(value) for value in found if is_number(value)]
 
 
 def _median(cells: Sequence[CellStatus], name: str) -> Any:

@@ -11,7 +11,7 @@ from tensorrl.analysis.page import Listing
 from tensorrl.analysis.records import SweepRecord
 from tensorrl.analysis.table_formats import Table
 from tensorrl.trial.cell import CellStatus
-from tensorrl.trial.folder import RESULT_FILE
+from tensorrl.trial.folder import RESULT_FILE, TRIAL_FILE, is_number
 
 _UNKNOWN = "not recorded"
 
@@ -38,6 +38,22 @@ def finished_at(cell: CellStatus) -> datetime | None:
         return datetime.fromtimestamp((cell.folder / RESULT_FILE).stat().st_mtime, UTC)
     except OSError:
         return None
+
+
+def elapsed_seconds(cell: CellStatus) -> float | None:
+    """Seconds from a cell's beginning to its result, evaluation and waiting included; None where that is not known.
+
+    What its result says, else what the times of its files say, unless they are a copy's.
+    """
+    said = cell.result.get("elapsed_seconds")
+    if is_number(said):
+        return float(said)
+    trained = cell.result.get("training_seconds")
+    try:
+        start, end = ((cell.folder / name).stat().st_mtime for name in (TRIAL_FILE, RESULT_FILE))
+    except OSError:
+        return None
+    return round(end - start, 1) if is_number(trained) and end - start >= trained > 0 else None
 
 
 def parts(record: SweepRecord, origin: Origin | None) -> Iterator[Table | Listing]:

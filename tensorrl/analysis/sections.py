@@ -19,7 +19,7 @@ from tensorrl.trial.folder import spectrum_files
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_FIGURE_1_GAME = "road_runner"
+FIGURE_1_GAME = "road_runner"
 
 MEANINGS: Mapping[str, str] = {
     "Human-normalised score": "(score − random) ÷ (human − random), so that games with different scores can be "
@@ -111,7 +111,7 @@ def learning_curves(record: SweepRecord) -> Iterator[Picture]:
 def paper_figures(record: SweepRecord, left_out: list[str]) -> Iterator[Picture]:
     """Figures 1, 3 and 4; one that the sweep has no cells for is added to `left_out`."""
     pictures: Sequence[tuple[str, Callable[[SweepRecord], Picture | None], str]] = (
-        ("Figure 1", _figure_1, f"the sweep has no spectra of {_FIGURE_1_GAME}"),
+        ("Figure 1", _figure_1, f"the sweep has no spectra of {FIGURE_1_GAME}"),
         ("Figure 3", _figure_3, f"the sweep has no reports of {figures.FAMILY} on {figures.GAME}"),
         ("Figure 4", _figure_4, f"the sweep has no factorised {figures.FAMILY} on {figures.GAME}"),
     )
@@ -125,7 +125,7 @@ def paper_figures(record: SweepRecord, left_out: list[str]) -> Iterator[Picture]
 
 def _figure_1(record: SweepRecord) -> Picture | None:
     folders = {
-        cell.key: cell.folder for cell in record.cells if cell.game == _FIGURE_1_GAME and spectrum_files(cell.folder)
+        cell.key: cell.folder for cell in record.cells if cell.game == FIGURE_1_GAME and spectrum_files(cell.folder)
     }
     if not folders:
         return None

@@ -158,6 +158,8 @@ def _breakable(text: str) -> str:
     parts = re.split(r" (?=[±(\[])", text)
     if len(parts) > 1:
         return " ".join(f"<span>{html.escape(part)}</span>" for part in parts)
+    if " " in text:
+        return _hyphenated(text)
     # RoadRunner may become two lines.
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "<wbr>", _hyphenated(text))
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tensorrl.cli import reports, sweeps
+from tensorrl.cli import reports, results, sweeps
 from tensorrl.cli.options import MOST_SEED, Json
 from tensorrl.cli.options import print_json as _print_json
 from tensorrl.cli.streams import finish, make_readable
@@ -344,4 +344,5 @@ def scattering_command(
 
 
 reports.register(app)
+results.register(app)
 sweeps.register(app)

@@ -197,11 +197,12 @@ def find_sweep(store: Path, wanted: str) -> tuple[str, list[Cell]]:
     listed = read_cells(sweep_folder(store, wanted) / CELLS_FILE) if is_part(wanted) else None
     if listed is not None:
         return wanted, listed
-    names = _sweep_names(store)
+    names = sweep_names(store)
     if not names or path.suffix in (".yaml", ".yml"):
         raise InputError(f"{wanted}: no such sweep file, and no sweep of that name in {store}")
     raise unknown("sweep", wanted, names, where=str(store))
 
 
-def _sweep_names(store: Path) -> list[str]:
+def sweep_names(store: Path) -> list[str]:
+    """Returns the names of the sweeps that were run in the store, sorted."""
     return sorted(path.parent.name for path in (store / SWEEPS_FOLDER).glob(f"*/{CELLS_FILE}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,6 +14,8 @@ from tensorrl.sweeps.store.layout import REPORT_FOLDER, SWEEP_FILE, sweep_folder
 from tensorrl.sweeps.store.status import sweep_status
 from tensorrl.tracking import record_sweep
 from tensorrl.trial.cell import CELLS_FILE
+
+_PATHS = re.compile(r"""(?<![\w.~:/-])~?/[^\s'"]*/([^\s'"/]+)""")
 
 
 def sweep_record(store: Path, wanted: str) -> SweepRecord:
@@ -30,20 +33,24 @@ def sweep_record(store: Path, wanted: str) -> SweepRecord:
 
 
 def sweep_text(store: Path, name: str) -> str:
-    """Returns a sweep's file as its store has it, without MLflow's address, which is no part of what it is.
-
-    Empty where the store has none.
-    """
+    """Returns a sweep's file as its store has it, as others may see it; empty where the store has none."""
     try:
-        lines = (sweep_folder(store, name) / SWEEP_FILE).read_text(encoding="utf-8").splitlines(keepends=True)
+        return public_text((sweep_folder(store, name) / SWEEP_FILE).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError):
         return ""
+
+
+def public_text(text: str) -> str:
+    """Returns a sweep file's text, as `sweep_yaml` writes it, for others.
+
+    MLflow's address is left out, which is no part of what a sweep is; of paths of this machine the last part stays.
+    """
     kept, inside = [], False
-    for line in lines:
+    for line in text.splitlines(keepends=True):
         inside = line.startswith("tracking:") or (inside and line.startswith((" ", "\t", "\n")))
         if not inside:
             kept.append(line)
-    return "".join(kept)
+    return _PATHS.sub(r"\1", "".join(kept))
 
 
 def _server_pages(tracking_uri: str | None, experiment: str) -> str:

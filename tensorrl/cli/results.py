@@ -1,0 +1,62 @@
+"""The commands that carry finished cells as data: out of a store, and into one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tensorrl.cli.options import Json, print_json
+from tensorrl.cli.reports import Store
+
+if TYPE_CHECKING:
+    from tensorrl.sweeps.store.exchange import Outcome
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.command("export")(export_command)
+    app.command("import")(import_command)
+
+
+def export_command(
+    source: Annotated[
+        str, typer.Argument(metavar="STORE|SWEEP", help="A store's folder; or a sweep of the store, its name or file.")
+    ],
+    out: Annotated[Path, typer.Option(help="The export's folder; one that holds an export is added to.")],
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Write finished cells as small text files: what reports and curves need, no checkpoints or passwords."""
+    from tensorrl.sweeps import store_path
+    from tensorrl.sweeps.store.exchange import export
+
+    _tell(export(source, out, store=store_path(store)), out, as_json=as_json)
+
+
+def import_command(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder that `tensorrl export` wrote.")],
+    out: Annotated[Path, typer.Option(help="The store: made where there is none, added to otherwise.")],
+    as_json: Json = False,
+) -> None:
+    """Make a store of an export: its cells count as finished, for reports, curves, MLflow and sweeps."""
+    from tensorrl.sweeps import store_path
+    from tensorrl.sweeps.store.exchange import import_
+
+    _tell(import_(folder, store_path(out)), out, as_json=as_json)
+
+
+def _tell(outcome: Outcome, out: Path, *, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "out": str(out),
+                "new": list(outcome.new),
+                "same": list(outcome.same),
+                "left_out": outcome.left_out,
+            }
+        )
+        return
+    rest = f"; {outcome.left_out} without a result are left out" if outcome.left_out else ""
+    print(f"{out}: {len(outcome.new)} cells new, {len(outcome.same)} there already{rest}")

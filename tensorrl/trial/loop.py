@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -71,6 +72,8 @@ class TrialLoop:
         self.training_seconds = 0.0
         self.learning_seconds = 0.0
         self.learning_steps = 0
+        self.evaluation_seconds = 0.0
+        self.processor_seconds_before = -time.process_time()
         self.point_scores: list[float] = []
         self.last_report = (0, 0.0)
 
@@ -90,6 +93,8 @@ class TrialLoop:
             self.training_seconds = extra["training_seconds"]
             self.learning_seconds = extra["learning_seconds"]
             self.learning_steps = extra["learning_steps"]
+            self.evaluation_seconds = extra.get("evaluation_seconds", 0.0)
+            self.processor_seconds_before += extra.get("processor_seconds", 0.0)
             self.point_scores = extra["point_scores"]
             self.reconstruction_error = extra.get("reconstruction_error")
             self.last_report = tuple(extra["last_report"])
@@ -142,8 +147,7 @@ class TrialLoop:
         steps = self.training.steps
         figures: dict[str, Any] = {}
         if steps in self.evaluation_points:
-            episodes = self.training.evaluate(_POINT_EPISODES, seed=self._evaluation_seed(), threads=self.threads)
-            scores = [episode.score for episode in episodes]
+            scores = self._evaluate(_POINT_EPISODES, seed=self._evaluation_seed())
             self.point_scores += scores
             figures = {"evaluation_return": _mean(scores), "evaluation_episodes": len(scores)}
         if steps in self.spectrum_points:
@@ -195,6 +199,8 @@ class TrialLoop:
             "training_seconds": self.training_seconds,
             "learning_seconds": self.learning_seconds,
             "learning_steps": self.learning_steps,
+            "evaluation_seconds": self.evaluation_seconds,
+            "processor_seconds": self._processor_seconds(),
             "point_scores": self.point_scores,
             "last_report": list(self.last_report),
             "network": self.training.agent.network.spec.model_dump(mode="json"),
@@ -205,6 +211,17 @@ class TrialLoop:
         folder.sync_reports(self.out)
         checkpoints.save(self.training, self.checkpoints, extra)
 
+    def _evaluate(self, episodes: int, *, seed: int) -> list[float]:
+        """Scores of whole games."""
+        start = time.perf_counter()
+        played = self.training.evaluate(episodes, seed=seed, threads=self.threads)
+        self.evaluation_seconds += time.perf_counter() - start
+        return [episode.score for episode in played]
+
+    def _processor_seconds(self) -> float:
+        """Seconds of all threads of the processes that this trial ran in, up to its checkpoints where it was killed."""
+        return self.processor_seconds_before + time.process_time()
+
     def _evaluation_seed(self) -> int:
         # Apart from the seeds of training games, and another for every point of evaluation.
         return self.spec.seed + 2**31 * (1 + self.training.steps)
@@ -213,8 +230,7 @@ class TrialLoop:
         settings, game = self.training.settings, games.get(self.spec.game)
         episodes = max(1, round(settings.final_episodes * min(1.0, self.spec.steps / FULL_STEPS)))
         self.on_report({"message": f"playing {episodes} games to evaluate the final network"})
-        played = self.training.evaluate(episodes, seed=self._evaluation_seed() + 1, threads=self.threads)
-        final = [episode.score for episode in played]
+        final = self._evaluate(episodes, seed=self._evaluation_seed() + 1)
         score = _mean(self.point_scores)
         return {
             "score": score,
@@ -226,6 +242,9 @@ class TrialLoop:
             "updates": self.training.agent.updates,
             "episodes": self.training.episodes,
             "training_seconds": self.training_seconds,
+            "evaluation_seconds": self.evaluation_seconds,
+            "processor_seconds": self._processor_seconds(),
+            "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "steps_per_second": self.learning_steps / self.learning_seconds if self.learning_seconds else None,
             "peak_memory_bytes": system.peak_memory_bytes(),
             "threads": self.threads,

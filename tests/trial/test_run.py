@@ -1,4 +1,5 @@
 import json
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -47,6 +48,9 @@ def test_result_and_progress_say_what_a_reader_needs(whole):
     assert len(result["score_episodes"]) == 9
     assert result["human_normalized"] == pytest.approx((result["score"] - 11.5) / (7845.0 - 11.5))
     assert result["updates"] == 200
+    assert 0 < result["evaluation_seconds"] < 600
+    assert 0 < result["processor_seconds"] < 3_600
+    assert datetime.now(UTC) - datetime.fromisoformat(result["finished_at"]) < timedelta(hours=1)
     assert result["settings"]["noisy"] is False
     lines = read_progress(out)
     assert [line["agent_steps"] for line in lines] == list(range(15, 301, 15))

@@ -13,6 +13,7 @@ from tensorrl.analysis.records import SweepRecord
 from tensorrl.sweeps.store.layout import REPORT_FOLDER, SWEEP_FILE, sweep_folder
 from tensorrl.sweeps.store.status import sweep_status
 from tensorrl.tracking import record_sweep
+from tensorrl.tracking.view import find_link
 from tensorrl.trial.cell import CELLS_FILE
 
 _PATHS = re.compile(r"""(?<![\w.~:/-])~?/[^\s'"]*/([^\s'"/]+)""")
@@ -58,6 +59,9 @@ def _server_pages(tracking_uri: str | None, experiment: str) -> str:
     parts = urlsplit(tracking_uri or "")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         return ""
+    link = find_link(str(tracking_uri), experiment)
+    if link is not None:
+        return f"{link.url} (experiment {experiment})"
     port = f":{parts.port}" if parts.port else ""
     return f"{parts.scheme}://{parts.hostname}{port}{parts.path.rstrip('/')}/#/experiments (experiment {experiment})"
 

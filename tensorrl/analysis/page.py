@@ -45,8 +45,8 @@ figure { margin: 1.2rem 0; } img { max-width: 100%; height: auto; background: #f
 nav a { margin-right: 1rem; }
 @media screen and (max-width: 44rem) {
   body { margin: 1rem auto; padding: 0 .4rem; } h1 { font-size: 1.3rem; overflow-wrap: anywhere; }
-  table { font-size: max(7.5px, min(.85rem, 2vw)); } caption, .note { font-size: .8rem; }
-  th, td { padding: .12rem .08rem; letter-spacing: -.02em; } thead th { hyphens: manual; }
+  table { font-size: max(7.5px, min(.85rem, 1.9vw)); } caption, .note { font-size: .8rem; }
+  th, td { padding: .12rem .06rem; letter-spacing: -.03em; } thead th { hyphens: manual; }
 }
 @media print {
   body { margin: 0; max-width: none; padding: 0; font-size: 10pt; } nav { display: none; }

@@ -7,7 +7,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tensorrl.analysis import learning_figure, pooled_spectra, score_figures, score_tables, scoreboard, spectrum_figure, style
+from tensorrl.analysis import (
+    learning_figure,
+    pooled_spectra,
+    score_figures,
+    score_tables,
+    scoreboard,
+    spectrum_figure,
+    style,
+)
 from tensorrl.analysis import paper_figures as figures
 from tensorrl.analysis import paper_tables as tables
 from tensorrl.analysis.page import Picture

@@ -193,7 +193,7 @@ def _spectra(status: CellStatus) -> dict[str, dict[str, str]]:
         str(each.agent_steps): {
             name: base64.b64encode(values.astype("<f4").tobytes()).decode() for name, values in each.values.items()
         }
-        for each in spectra.load_run(status.folder).spectra
+        for each in spectra.load(status.folder)
     }
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tensorrl.analysis.provenance import elapsed_seconds
 from tensorrl.sweeps.grid.cells import PlannedCell, cells
 from tensorrl.sweeps.grid.spec import SweepSpec
 from tensorrl.trial.cell import CellStatus
@@ -184,7 +185,8 @@ def estimate(spec: SweepSpec, rows: Sequence[CellStatus], there: Sequence[Machin
     device: Device = "cuda" if spec.resources.gpus != 0 and any(machine.gpus for machine in there) else "cpu"
     left = [row for row in rows if row.state != "finished"]
     speeds = {variant: _speed(variant, rows, device) for variant in spec.variants}
-    seconds = {variant: _seconds(spec, variant, left, speeds[variant][0]) for variant in spec.variants}
+    game = _game_seconds(rows)
+    seconds = {variant: _seconds(spec, variant, left, speeds[variant][0], game) for variant in spec.variants}
     fits = {machine.name: trials_at_once(spec, machine, device) for machine in there}
     total = sum(fits.values())
     at_once = min(total, spec.max_concurrent or total, max(1, len(left)))
@@ -226,33 +228,68 @@ def estimate(spec: SweepSpec, rows: Sequence[CellStatus], there: Sequence[Machin
     }
 
 
-def _seconds(spec: SweepSpec, variant: str, left: Sequence[CellStatus], speed: float | None) -> float | None:
+def _seconds(
+    spec: SweepSpec, variant: str, left: Sequence[CellStatus], speed: float | None, game_seconds: float
+) -> float | None:
     """Seconds that a variant's unfinished cells take one after the other; None where its speed is not known."""
     if speed is None:
         return None
     own = [row for row in left if row.variant == variant]
     return sum((row.steps - row.agent_steps) / speed for row in own) + len(own) * (
-        _START_SECONDS + _evaluation_seconds(spec, variant)
+        _START_SECONDS + game_seconds * _games(spec, variant)
     )
 
 
 def _speed(variant: str, rows: Sequence[CellStatus], device: Device) -> tuple[float | None, str]:
-    """A variant's agent steps a second: of the sweep's own finished cells, else of the table."""
-    own = [
+    """A variant's agent steps a second.
+
+    That of the sweep's own finished cells; else of the table, which another machine made. Where cells of other variants
+    are finished, the table's speed is taken as many times as theirs are of their own in the table.
+    """
+    own = _own_speeds(variant, rows, device)
+    if own:
+        return statistics.median(own), f"{len(own)} finished cells of this sweep"
+    row = measured().get((device, variant))
+    if row is None:
+        return None, "not measured on a GPU yet: run one cell, and ask again"
+    others = dict.fromkeys(other.variant for other in rows)
+    shares = [
+        statistics.median(speeds) / measured()[device, other].steps_per_second
+        for other in others
+        if (device, other) in measured() and (speeds := _own_speeds(other, rows, device))
+    ]
+    if not shares:
+        return row.steps_per_second, row.source
+    share = statistics.median(shares)
+    return share * row.steps_per_second, f"{share:.2f} x {row.source}: so are this sweep's finished cells"
+
+
+def _own_speeds(variant: str, rows: Sequence[CellStatus], device: Device) -> list[float]:
+    return [
         float(row.result["steps_per_second"])
         for row in rows
         if row.variant == variant
         and row.result.get("steps_per_second")
         and str(row.result.get("device", "cpu")).partition(":")[0] == device
     ]
-    if own:
-        return statistics.median(own), f"{len(own)} finished cells of this sweep"
-    row = measured().get((device, variant))
-    if row is None:
-        return None, "not measured on a GPU yet: run one cell, and ask again"
-    return row.steps_per_second, row.source
 
 
-def _evaluation_seconds(spec: SweepSpec, variant: str) -> float:
+def _game_seconds(rows: Sequence[CellStatus]) -> float:
+    """Seconds of one game of evaluation: of the sweep's own finished cells, else as measured before."""
+    own = []
+    for row in rows:
+        played = len(row.result.get("score_episodes") or ()) + len(row.result.get("final_episodes") or ())
+        took, trained, whole = row.result.get("evaluation_seconds"), row.result.get("training_seconds"), None
+        if took is None and row.state == "finished":
+            whole = elapsed_seconds(row)
+        if took is None and whole is not None and trained is not None:
+            took = max(0.0, whole - trained - _START_SECONDS)
+        if took is not None and played:
+            own.append(float(took) / played)
+    return statistics.median(own) if own else _GAME_SECONDS
+
+
+def _games(spec: SweepSpec, variant: str) -> float:
+    """Games of evaluation of a trial."""
     settings = next(cell.trial.settings for cell in _kinds(spec) if cell.trial.variant == variant)
-    return _GAME_SECONDS * (9 + settings.final_episodes * min(1.0, spec.steps / _FULL_STEPS))
+    return 9 + settings.final_episodes * min(1.0, spec.steps / _FULL_STEPS)

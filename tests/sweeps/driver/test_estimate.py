@@ -85,6 +85,23 @@ def test_the_sweeps_own_finished_cells_say_better_how_fast_it_is() -> None:
     assert found["finished"] == 1
 
 
+def test_a_variant_without_finished_cells_is_reckoned_as_much_slower_as_the_others_are_here() -> None:
+    spec = sweep(seeds=2, variants=["rainbow", "trl-5x"])
+    rows = waiting(spec)
+    half = measured()["cpu", "rainbow"].steps_per_second / 2
+    result = {
+        "steps_per_second": half, "device": "cpu", "evaluation_seconds": 327.0,
+        "score_episodes": [0.0] * 9, "final_episodes": [0.0] * 100,
+    }  # fmt: skip
+    done = CellStatus(**{**rows[0].__dict__, "state": "finished", "result": result})
+    found = estimate(spec, [done, *rows[1:]], [machine(cpus=1)])
+    speeds = {each["variant"]: each["steps_per_second"] for each in found["variants"]}
+    assert speeds["trl-5x"] == pytest.approx(measured()["cpu", "trl-5x"].steps_per_second / 2)
+    trained = 100_000 / speeds["rainbow"] + 2 * 100_000 / speeds["trl-5x"]
+    # Three cells are left: eight seconds to start, and 109 games of three seconds each.
+    assert 3600 * found["hours"] == pytest.approx(trained + 3 * (8 + 327))
+
+
 def test_memory_limits_trials_as_cores_do() -> None:
     spec = sweep(resources={"memory": "2GiB"})
     assert trials_at_once(spec, machine(cpus=64, memory=9 * GIB), "cpu") == 4

@@ -84,6 +84,11 @@ class AtariGame:
         self.score = 0.0
         self.length = 0
 
+    @property
+    def vector_env(self) -> AtariVectorEnv:
+        """ALE's environment that the game is played on."""
+        return self._env
+
     def begin_game(self) -> Frame:
         """Starts the next game and returns its first frame, (84, 84) uint8."""
         self.games += 1

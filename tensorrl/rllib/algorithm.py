@@ -1,8 +1,8 @@
-"""`Rainbow`: RLlib's DQN with our training loop, whose checkpoints hold all that a resumed run needs."""
+"""`RainbowConfig` and `Rainbow`: RLlib's DQN with our training loop, whose state is all that a resumed run needs."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from ray.rllib.algorithms.dqn import DQN
@@ -11,11 +11,26 @@ from ray.rllib.utils.checkpoints import Checkpointable
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS, TIMERS
 
 from tensorrl import system
-from tensorrl.rllib.config import RainbowConfig
-from tensorrl.trial import checkpoints
+from tensorrl.rllib.config import RainbowSettings
+from tensorrl.rllib.metrics import log_learning
+from tensorrl.rllib.state import TrainingFiles, put_back, snapshot
 from tensorrl.trial.training import Training
 
 COMPONENT = "training"
+
+
+class RainbowConfig(RainbowSettings):
+    """Configures `Rainbow`; see `RainbowSettings` for its attributes.
+
+    Example:
+        >>> config = RainbowConfig().environment("pong").variant("denoised").training(lr=2e-4).debugging(seed=3)
+        >>> config.lr, config.n_step, config.noisy
+        (0.0002, 20, False)
+        >>> algorithm = config.build_algo()  # doctest: +SKIP
+    """
+
+    def __init__(self, algo_class: type | None = None) -> None:
+        super().__init__(algo_class or Rainbow)
 
 
 class Rainbow(DQN):  # type: ignore[misc]
@@ -35,65 +50,82 @@ class Rainbow(DQN):  # type: ignore[misc]
         """A config for pong with the variant rainbow."""
         return RainbowConfig()
 
+    @classmethod
+    def default_resource_request(cls, config: Any) -> Any:
+        """What one trial reserves; completes the trial's own configuration, which Tune's loggers record.
+
+        Tune asks this once it has drawn a trial's configuration, before any logger hears of the trial.
+
+        Raises:
+            InputError: a configuration that Rainbow cannot have.
+        """
+        request = super().default_resource_request(config)
+        if isinstance(config, dict):
+            drawn = cls.get_default_config().update_from_dict(config)
+            config.update(drawn.complete(config))
+        return request
+
     def setup(self, config: Any) -> None:
         """Builds env runner and learner, and the training loop over both."""
         system.keep_freed_memory()
         super().setup(config)
         (learner,) = (result.get() for result in self.learner_group.foreach_learner(lambda learner: learner))
-        self.env_runner.module = learner.module[DEFAULT_MODULE_ID].unwrapped()
+        self._learner = learner
+        self.env_runner.adopt(learner.module[DEFAULT_MODULE_ID].unwrapped(), learner.device)
         self.training = Training(self.env_runner.game, learner.agent, self.config.settings, self.config.total_steps)
 
     def training_step(self) -> None:
         """Does one iteration: act, update and remember, `steps_per_iteration` times; metrics once."""
-        training, runner = self.training, self.env_runner
-        steps = self.config.steps_per_iteration
+        training, steps = self.training, self.config.steps_per_iteration
+        updates = training.agent.updates
         with self.metrics.log_time((TIMERS, "training_loop")):
             training.run(steps)
-        runner.log_steps(steps)
-        for score, length in training.take_games():
-            runner.log_game(score, length)
-        self.metrics.aggregate([runner.get_metrics()], key=ENV_RUNNER_RESULTS)
-        figures = {"beta": training.beta, "epsilon": training.epsilon, "num_updates": float(training.agent.updates)}
-        loss = training.agent.take_mean_loss()
-        if loss is not None:
-            figures["loss"] = loss
-        for name, value in figures.items():
-            self.metrics.log_value((LEARNER_RESULTS, DEFAULT_MODULE_ID, name), value, window=1)
+        figures = self.env_runner.log_training(steps, training.take_games())
+        self.metrics.aggregate([figures], key=ENV_RUNNER_RESULTS)
+        learned = {
+            "beta": training.beta,
+            "epsilon": training.epsilon,
+            "num_updates": float(training.agent.updates),
+            **self._learner.take_figures(training),
+        }
+        seen = (training.agent.updates - updates) * training.settings.batch_size
+        log_learning(self.metrics, LEARNER_RESULTS, learned, seen)
 
     def get_checkpointable_components(self) -> list[tuple[str, Checkpointable]]:
         """RLlib's own, and the training."""
-        return [*super().get_checkpointable_components(), (COMPONENT, _TrainingFiles(self))]
+        return [*super().get_checkpointable_components(), (COMPONENT, TrainingFiles(self))]
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
-        """RLlib's state; the training is saved by its own component."""
+        """RLlib's state, and the training's, replay included."""
         state: dict[str, Any] = super().get_state(components, not_components=not_components, **kwargs)
         if self._check_component(COMPONENT, components, not_components):
-            state[COMPONENT] = {}
+            state[COMPONENT] = snapshot(self.training)
         return state
 
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Takes what `get_state` gave; the learning rate stays the config's.
 
-class _TrainingFiles(Checkpointable):  # type: ignore[misc]
-    """The training as a component of an RLlib checkpoint: our files, read without unpickling."""
+        Raises:
+            InputError: the state is of another network, game or replay.
+        """
+        super().set_state(state)
+        if state.get(COMPONENT):
+            put_back(self.training, state[COMPONENT])
+        self._learner.keep_rate()
 
-    def __init__(self, algorithm: Rainbow) -> None:
-        self._algorithm = algorithm
+    def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
+        """Takes a checkpoint's state; the learning rate stays the config's.
 
-    def save_to_path(self, path: Any = None, **_: Any) -> str:
-        """Writes a checkpoint of the training below `path`."""
-        checkpoints.save(self._algorithm.training, Path(path))
-        return str(path)
+        Raises:
+            InputError: the checkpoint is of another network, game or replay.
+        """
+        super().restore_from_path(path, *args, **kwargs)
+        self._learner.keep_rate()
 
-    def restore_from_path(self, path: Any, **_: Any) -> None:
-        """Takes the newest checkpoint below `path`."""
-        checkpoints.restore(self._algorithm.training, checkpoints.checkpoints(Path(path))[-1])
+    def set_weights(self, weights: Mapping[str, Any]) -> None:
+        """Sets the network's weights, as `get_weights` gives them.
 
-    def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
-        """Nothing beside the files."""
-        return {}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Nothing beside the files."""
-
-    def get_ctor_args_and_kwargs(self) -> tuple[tuple[()], dict[str, Any]]:
-        """Never built on its own."""
-        return (), {}
+        Args:
+            weights: by module id.
+        """
+        self.set_state({"learner_group": {"learner": {"rl_module": dict(weights)}}})

@@ -8,6 +8,7 @@ import torch
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.apis import InferenceOnlyAPI, QNetAPI, TargetNetworkAPI
 from ray.rllib.core.rl_module.torch import TorchRLModule
+from ray.util.debug import log_once
 from torch import Tensor
 
 from tensorrl.learning.agent import make_target
@@ -17,6 +18,9 @@ from tensorrl.networks.spec import NetworkSpec
 from tensorrl.trial import warm_start
 from tensorrl.trial.settings import Settings
 from tensorrl.trial.training import build_network
+
+# RLlib warns of a class of its own whenever it builds a module, whosever it is.
+log_once("RLModuleConfig")
 
 ATOMS, QF_LOGITS, QF_PROBS, QF_PREDS = "atoms", "qf_logits", "qf_probs", "qf_preds"
 OUTPUTS = "outputs"
@@ -78,6 +82,7 @@ class RainbowModule(TorchRLModule, QNetAPI, TargetNetworkAPI, InferenceOnlyAPI):
         return self._values(self.network, batch[Columns.OBS])
 
     def _values(self, network: QNetwork, observations: Tensor) -> dict[str, Tensor]:
+        observations = observations.to(network.support.device)
         batch, stack = observations.shape[:2]
         stored = network.torso.encode(observations.flatten(0, 1)).unflatten(0, (batch, stack))
         outputs = network(stored)

@@ -1,0 +1,83 @@
+"""A training's state in memory, for `Algorithm.get_state`, and as files, for RLlib's checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import zstandard
+from ray.rllib.utils.checkpoints import Checkpointable
+from torch import Tensor
+
+from tensorrl.errors import InputError
+from tensorrl.trial import checkpoints
+from tensorrl.trial.training import Training
+
+
+def snapshot(training: Training) -> dict[str, Any]:
+    """All that the rest of a training depends on, apart from what the training goes on to change."""
+    tensors: dict[str, Tensor] = {}
+    plain = checkpoints.pack(training.get_state(), tensors)
+    first, frames = checkpoints.held_frames(training)
+    return {
+        "plain": plain,
+        "tensors": {name: tensor.clone() for name, tensor in tensors.items()},
+        "first": first,
+        "frames": zstandard.ZstdCompressor(level=1).compress(frames),
+    }
+
+
+def put_back(training: Training, state: dict[str, Any]) -> None:
+    """Puts a training where a snapshot was taken.
+
+    Raises:
+        InputError: the snapshot is of another network, game or replay.
+    """
+    with _told():
+        training.set_state(checkpoints.unpack(state["plain"], state["tensors"]))
+        checkpoints.restore_frames(training, state["first"], zstandard.ZstdDecompressor().decompress(state["frames"]))
+
+
+class TrainingFiles(Checkpointable):  # type: ignore[misc]
+    """The training as a component of an RLlib checkpoint: our files, read without unpickling."""
+
+    def __init__(self, algorithm: Any) -> None:
+        self._algorithm = algorithm
+
+    def save_to_path(self, path: Any = None, **_: Any) -> str:
+        """Writes a checkpoint of the training below `path`."""
+        checkpoints.save(self._algorithm.training, Path(path))
+        return str(path)
+
+    def restore_from_path(self, path: Any, **_: Any) -> None:
+        """Takes the newest checkpoint below `path`.
+
+        Raises:
+            InputError: it is of another network, game or replay.
+        """
+        with _told():
+            checkpoints.restore(self._algorithm.training, checkpoints.checkpoints(Path(path))[-1])
+
+    def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
+        """A snapshot."""
+        return snapshot(self._algorithm.training)
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Takes a snapshot."""
+        put_back(self._algorithm.training, state)
+
+    def get_ctor_args_and_kwargs(self) -> tuple[tuple[()], dict[str, Any]]:
+        """Never built on its own."""
+        return (), {}
+
+
+class _told:
+    """Turns what a state that does not fit raises into one line."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, RuntimeError | ValueError) and not isinstance(error, InputError):
+            reason = " ".join(str(error).split())
+            raise InputError(f"checkpoint: cannot be gone on from under this config ({reason[:300]})") from None

@@ -6,7 +6,6 @@ for several settings of ours (`epsilon`, a schedule); its *parts* may be given i
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -52,6 +51,8 @@ ATTRIBUTES = frozenset({*RENAMED, *WHOLES, *FIXED, *_SAME})
 """Every attribute that is a setting."""
 
 BUFFER_TYPE = "PrioritizedEpisodeReplayBuffer"
+_UNCLIPPED = 1e12
+"""The largest norm that a setting can have, which no gradient reaches: RLlib's `grad_clip=None`."""
 _BUFFER_KEYS = {"capacity": "replay_capacity", "alpha": "priority_exponent", "beta": "beta_start"}
 
 
@@ -87,7 +88,7 @@ def resolve(variant: str, chosen: Mapping[str, Any]) -> Settings:
         if isinstance(chosen.get(name), list | tuple):
             raise InputError(f"{name}={chosen[name]!r}: one number, as Rainbow has no schedule or range of it")
     if changes.get("gradient_norm", 0.0) is None:
-        changes["gradient_norm"] = math.inf
+        changes["gradient_norm"] = _UNCLIPPED
     if "hiddens" in chosen:
         changes["hidden"] = _one_layer(chosen["hiddens"])
     if "replay_buffer_config" in chosen:
@@ -121,7 +122,7 @@ def attributes_of(settings: Settings) -> dict[str, Any]:
     values = settings.model_dump(mode="python")
     parts = {part for whole in WHOLES.values() for part in whole if part != "hidden"}
     found = {name: values[RENAMED.get(name, name)] for name in (*RENAMED, *_SAME) if name not in parts}
-    if math.isinf(settings.gradient_norm):
+    if settings.gradient_norm >= _UNCLIPPED:
         found["grad_clip"] = None
     s = settings
     begin, end = s.learning_starts, s.learning_starts + s.epsilon_decay
@@ -147,10 +148,8 @@ def value_of(name: str, settings: Settings) -> Any:
     """One attribute's value under these settings, parts and `hiddens` included."""
     if name == "hiddens":
         return [settings.hidden]
-    if name == "train_batch_size":
-        return settings.batch_size
     found = attributes_of(settings)
-    return found[name] if name in found else getattr(settings, ALIASES.get(name, name))
+    return found[name] if name in found else getattr(settings, name)
 
 
 def parts_of(whole: str, value: Any, settings: Settings) -> dict[str, Any]:

@@ -84,7 +84,6 @@ class RainbowSettings(DQNConfig):  # type: ignore[misc]
         super().__init__(algo_class=algo_class)
         for name in (*ATTRIBUTES, *ALIASES):
             self.__dict__.pop(name, None)
-        self.variant = "rainbow"
         self.total_steps = 100_000
         self.steps_per_iteration = 1_000
         self.env = "pong"
@@ -93,6 +92,8 @@ class RainbowSettings(DQNConfig):  # type: ignore[misc]
         self.store_buffer_in_checkpoints = True
         # One iteration is one `training_step`, however short.
         self.min_sample_timesteps_per_iteration = 0
+        # Last: from here on a name that nothing has is an error.
+        self.variant = "rainbow"
 
     def environment(self, env: Any = NotProvided, **others: Any) -> Self:
         """Names the game, as `tensorrl games` lists it; see `AlgorithmConfig.environment`.
@@ -213,7 +214,9 @@ class RainbowSettings(DQNConfig):  # type: ignore[misc]
     @property
     def train_batch_size_per_learner(self) -> Any:
         """Transitions an update."""
-        return self.__dict__.get("train_batch_size_per_learner", NotProvided) or self._default("batch_size")
+        found = self.__dict__
+        name = "train_batch_size_per_learner"
+        return found[name] if name in found else self._default(name)
 
     @train_batch_size_per_learner.setter
     def train_batch_size_per_learner(self, value: Any) -> None:
@@ -226,8 +229,9 @@ class RainbowSettings(DQNConfig):  # type: ignore[misc]
 
     def _default(self, name: str) -> Any:
         """A setting that the user left to the variant."""
-        if name in ALIASES and ALIASES[name] in self.__dict__:
-            return self.__dict__[ALIASES[name]]
+        name = ALIASES.get(name, name)
+        if name in self.__dict__:
+            return self.__dict__[name]
         if "variant" not in self.__dict__ or is_space(self.__dict__["variant"]):
             raise AttributeError(f"{name}: is the variant's, which is not chosen yet")
         chosen = {key: value for key, value in self.chosen.items() if not is_space(value)}
@@ -255,7 +259,8 @@ class RainbowSettings(DQNConfig):  # type: ignore[misc]
             self.__dict__.update(parts_of(whole, self.__dict__.pop(whole), self.settings))
         if name == "replay_buffer_config" and isinstance(value, Mapping) and not self._is_frozen:
             # As RLlib does: what is not mentioned stays.
-            value = {**self.replay_buffer_config, **value}
+            known = "rainbow" if is_space(self.variant) else self.variant
+            value = {**value_of(name, resolve(known, {})), **self.__dict__.get(name, {}), **value}
         super().__setattr__(name, value)
         for part in WHOLES.get(name, ()):
             self.__dict__.pop(part, None)

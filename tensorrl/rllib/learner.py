@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from ray.rllib.algorithms.dqn.dqn_learner import QF_MEAN_KEY, TD_ERROR_MEAN_KEY
 from ray.rllib.algorithms.dqn.torch.dqn_torch_learner import DQNTorchLearner
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
+from ray.rllib.core.learner.learner import DEFAULT_OPTIMIZER, LR_KEY
 from ray.rllib.utils.metrics import TD_ERROR_KEY
 from torch import Tensor
 
 from tensorrl.learning.agent import Agent
 from tensorrl.rllib.module import OUTPUTS, RainbowModule
-from tensorrl.trial.training import make_agent, make_optimizer
+from tensorrl.trial.training import Training, make_agent, make_optimizer
 
 
 class RainbowLearner(DQNTorchLearner):  # type: ignore[misc]
@@ -41,6 +43,19 @@ class RainbowLearner(DQNTorchLearner):  # type: ignore[misc]
         module: RainbowModule = self._module[DEFAULT_MODULE_ID].unwrapped()
         optimizer = self.get_optimizer(DEFAULT_MODULE_ID)
         self.agent = make_agent(module.network, module.target, optimizer, module.settings, module.model_config["seed"])
+
+    def keep_rate(self) -> None:
+        """Sets the optimizer's learning rate to the config's, whatever a restored state brought."""
+        for group in self.agent.optimizer.param_groups:
+            group["lr"] = self.config.lr
+
+    def take_figures(self, training: Training) -> dict[str, float]:
+        """What was learned since the last call, under RLlib's names; nothing where no update was made."""
+        loss = training.agent.take_mean_loss()
+        found = {f"{DEFAULT_OPTIMIZER}_{LR_KEY}": float(self.agent.optimizer.param_groups[0]["lr"])}
+        if loss is None:
+            return found
+        return {**found, "loss": loss, self.TOTAL_LOSS_KEY: loss}
 
     def compute_loss_for_module(
         self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]

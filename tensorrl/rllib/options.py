@@ -232,6 +232,9 @@ def check(values: dict[str, Any], defaults: dict[str, Any]) -> None:
         if name not in values or name not in defaults or (values.get("in_evaluation") and name in _OF_EVALUATION):
             continue
         value, default = values[name], defaults[name]
+        if name == "policies":
+            # As a dict, RLlib writes a policy's specification in another form.
+            value, default = set(value), set(default)
         if value is default or _equal(value, default):
             continue
         allowed = f"{default!r} only" if isinstance(default, bool | int | float | str | None) else "leave it out"

@@ -18,7 +18,9 @@ def snapshot(training: Training) -> dict[str, Any]:
     """All that the rest of a training depends on, apart from what the training goes on to change."""
     tensors: dict[str, Tensor] = {}
     plain = checkpoints.pack(training.get_state(), tensors)
-    first, frames = checkpoints.held_frames(training)
+    replay = training.replay
+    first = max(0, replay.writes - replay.capacity)
+    frames = checkpoints.frame_bytes(training, first, replay.writes)
     return {
         "plain": plain,
         "tensors": {name: tensor.clone() for name, tensor in tensors.items()},
@@ -33,9 +35,11 @@ def put_back(training: Training, state: dict[str, Any]) -> None:
     Raises:
         InputError: the snapshot is of another network, game or replay.
     """
-    with _told():
+    with _Told():
         training.set_state(checkpoints.unpack(state["plain"], state["tensors"]))
-        checkpoints.restore_frames(training, state["first"], zstandard.ZstdDecompressor().decompress(state["frames"]))
+        frames, first = bytearray(zstandard.ZstdDecompressor().decompress(state["frames"])), state["first"]
+        if frames:
+            checkpoints.put_frames(training, frames, first, begin=first, forgotten=True)
 
 
 class TrainingFiles(Checkpointable):  # type: ignore[misc]
@@ -55,7 +59,7 @@ class TrainingFiles(Checkpointable):  # type: ignore[misc]
         Raises:
             InputError: it is of another network, game or replay.
         """
-        with _told():
+        with _Told():
             checkpoints.restore(self._algorithm.training, checkpoints.checkpoints(Path(path))[-1])
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
@@ -71,7 +75,7 @@ class TrainingFiles(Checkpointable):  # type: ignore[misc]
         return (), {}
 
 
-class _told:
+class _Told:
     """Turns what a state that does not fit raises into one line."""
 
     def __enter__(self) -> None:

@@ -202,6 +202,34 @@ def _write_state(state: dict[str, Any], folder: Path, frames: dict[str, Path]) -
         files.sync_to_disk(path)
 
 
+def frame_bytes(training: Training, first: int, end: int) -> bytes:
+    """Frames from the `first` written to replay to before the `end`-th, or what its features were made of."""
+    if training.sources is not None:
+        return training.source_frames(first, end)
+    return training.replay.read_frames(first, end).cpu().numpy().tobytes()
+
+
+def put_frames(training: Training, data: bytearray, first: int, *, begin: int, forgotten: bool) -> None:
+    """Puts back what `frame_bytes` gave.
+
+    Args:
+        training: whose state is set already.
+        data: frames from the `first` written.
+        first: its number.
+        begin: the first of them that replay lacks.
+        forgotten: whether these are the oldest that replay holds.
+    """
+    replay = training.replay
+    if training.sources is None:
+        frames = torch.frombuffer(data, dtype=replay.frames.dtype).view(-1, *replay.frame_shape)[begin - first :]
+    else:
+        if forgotten:
+            # Frames are counted from the trial's first, also where a ring has forgotten it.
+            training.sources[:] = [b""] * first
+        frames = training.encode_again(data)[begin - first :]
+    replay.restore_frames(begin, frames)
+
+
 def _save_frames(training: Training, folder: Path) -> list[Path]:
     """Writes the frames no segment holds yet; returns the segments that hold what replay holds now."""
     replay = training.replay
@@ -215,10 +243,7 @@ def _save_frames(training: Training, folder: Path) -> list[Path]:
             needed.append(path)
             covered = last
     if covered < end:
-        if training.sources is not None:
-            data = training.source_frames(covered, end)
-        else:
-            data = replay.read_frames(covered, end).cpu().numpy().tobytes()
+        data = frame_bytes(training, covered, end)
         path = folder / f"{covered:010d}-{end:010d}.zst"
         files.write_bytes(path, zstandard.ZstdCompressor(level=_LEVEL).compress(data))
         needed.append(path)
@@ -233,14 +258,7 @@ def _load_frames(training: Training, checkpoint: Path) -> None:
         if path.name not in checked or not first <= covered < last <= end:
             continue
         data = bytearray(zstandard.ZstdDecompressor().decompress(path.read_bytes()))
-        if training.sources is None:
-            frames = torch.frombuffer(data, dtype=replay.frames.dtype).view(-1, *replay.frame_shape)[covered - first :]
-        else:
-            if covered == oldest:
-                # Frames are counted from the trial's first, also where a ring has forgotten it.
-                training.sources[:] = [b""] * first
-            frames = training.encode_again(data)[covered - first :]
-        replay.restore_frames(covered, frames)
+        put_frames(training, data, first, begin=covered, forgotten=covered == oldest)
         covered = last
 
 

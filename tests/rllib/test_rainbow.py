@@ -156,8 +156,8 @@ def test_the_env_runner_gives_whole_games_with_true_rewards():
         (lambda: RainbowConfig().training(lrr=1e-3), "lr"),
         (lambda: RainbowConfig().training(n_step=0), "n_step"),
         (lambda: RainbowConfig().training(total_steps=0), "total_steps"),
-        (lambda: RainbowConfig().env_runners(num_env_runners=2).validate(), "num_env_runners=0"),
-        (lambda: RainbowConfig().learners(num_learners=1).validate(), "num_learners=0"),
+        (lambda: RainbowConfig().env_runners(num_env_runners=2).validate(), r"num_env_runners=2\): 0 only"),
+        (lambda: RainbowConfig().learners(num_learners=1).validate(), r"num_learners=1\): 0 only"),
     ],
 )
 def test_what_rainbow_cannot_do_is_refused(call, message):

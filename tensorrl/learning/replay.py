@@ -323,6 +323,9 @@ class Replay:
             target[:used] = state[name].to(target)
         # Of states from before this was kept, nothing counts as held out.
         self.sampled[:used] = state["sampled"].to(self.sampled) if "sampled" in state else True
+        # Slots beyond those may have been in use when this was called: nothing of them must be drawn.
+        self.distribution.priorities.zero_()
+        self._sampleable[:] = False
         self.distribution.restore(state["priorities"])
         self._sampleable[:used] = (state["priorities"] > 0).numpy(force=True)
         self.max_priority.copy_(state["max_priority"])

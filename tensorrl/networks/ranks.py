@@ -16,9 +16,9 @@ from __future__ import annotations
 import heapq
 import math
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from tensorrl.errors import InputError, unknown
 
@@ -52,6 +52,26 @@ class LayerShape:
         """Learned scalars of the uncompressed layer, bias included."""
         outputs = math.prod(self.out_shape)
         return math.prod(self.in_shape) * outputs + outputs * self.bias
+
+
+def as_shape(label: str, shape: Iterable[Any]) -> Shape:
+    """A shape of Python's whole numbers, from whole numbers of any type, such as NumPy's.
+
+    Args:
+        label: what to call it in an error.
+        shape: sizes.
+
+    Raises:
+        InputError: it is empty, or has a size that is no whole number or below 1.
+    """
+    given = tuple(shape)
+    try:
+        sizes = tuple(operator.index(size) for size in given if not isinstance(size, bool))
+    except TypeError:
+        sizes = ()
+    if not sizes or len(sizes) != len(given) or min(sizes) < 1:
+        raise InputError(f"{label}: {given!r} is no shape (allowed: one or more whole numbers, each at least 1)")
+    return sizes
 
 
 def coefficients_of(in_shape: Shape, out_shape: Shape, factorization: str, rank: Shape, bias: bool = True) -> int:
@@ -88,9 +108,7 @@ def rank_limits(in_shape: Shape, out_shape: Shape, factorization: str) -> Shape:
     """
     if factorization not in FACTORIZATIONS:
         raise unknown("factorization", factorization, FACTORIZATIONS)
-    for label, shape in (("in_shape", in_shape), ("out_shape", out_shape)):
-        if not shape or any(not isinstance(d, int) or isinstance(d, bool) or d < 1 for d in shape):
-            raise InputError(f"{label}: {shape!r} is no shape (allowed: one or more whole numbers, each at least 1)")
+    in_shape, out_shape = as_shape("in_shape", in_shape), as_shape("out_shape", out_shape)
     dims = (*in_shape, *out_shape)
     if factorization == "tucker":
         return dims

@@ -12,9 +12,10 @@ from tensorrl.errors import InputError
 from tensorrl.networks.contraction import Plan, contract
 from tensorrl.networks.factorizations import Factors, decompose, factor_shapes, initial_factors, plan_layer, reconstruct
 from tensorrl.networks.planning import CPU, CUDA
-from tensorrl.networks.ranks import LayerShape, Rank, Shape, coefficients_of, resolve_rank
+from tensorrl.networks.ranks import LayerShape, Rank, Shape, as_shape, coefficients_of, resolve_rank
 
 _PLANNED_BATCHES = (1, 8, 32, 128, 1024)
+_EXPORTED_BATCH = 32
 
 
 class TensorRegression(nn.Module):
@@ -63,8 +64,8 @@ class TensorRegression(nn.Module):
         """Makes the layer and draws its initial values.
 
         Args:
-            in_shape: sizes of the input modes, each at least 1.
-            out_shape: sizes of the output modes, each at least 1.
+            in_shape: sizes of the input modes, each at least 1, whole numbers of any type (NumPy's too).
+            out_shape: sizes of the output modes, likewise.
             factorization: `tucker`, `cp` or `tt`.
             rank: a whole number, a sequence of them, a fraction in (0, 1] of the dense layer's coefficients, or
                 `"full"` (see `tensorrl.networks.ranks.resolve_rank`).
@@ -77,7 +78,7 @@ class TensorRegression(nn.Module):
             InputError: for a bad shape, factorization or rank.
         """
         super().__init__()
-        self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
+        self.in_shape, self.out_shape = as_shape("in_shape", in_shape), as_shape("out_shape", out_shape)
         self.factorization = factorization
         self.rank = resolve_rank(rank, self.in_shape, self.out_shape, factorization, bias=bias)
         shapes = factor_shapes((*self.in_shape, *self.out_shape), factorization, self.rank)
@@ -117,7 +118,7 @@ class TensorRegression(nn.Module):
         Raises:
             InputError: for a weight or bias of another shape, or a bad shape, factorization or rank.
         """
-        in_shape, out_shape = tuple(in_shape), tuple(out_shape)
+        in_shape, out_shape = as_shape("in_shape", in_shape), as_shape("out_shape", out_shape)
         if tuple(weight.shape) != (*in_shape, *out_shape):
             raise InputError(f"weight: shape {tuple(weight.shape)} is not in_shape + out_shape, {in_shape + out_shape}")
         if bias is not None and bias.numel() != math.prod(out_shape):
@@ -233,14 +234,18 @@ class TensorRegression(nn.Module):
         )
 
     def _plan(self, batch: int, cuda: bool) -> Plan:
-        expected = _PLANNED_BATCHES[-1]
-        for size in reversed(_PLANNED_BATCHES):
-            if batch <= size:
-                expected = size
+        exporting = torch.compiler.is_exporting()
+        # What is exported is to hold for any batch, so it must not look at this one's size.
+        expected = _EXPORTED_BATCH if exporting else _PLANNED_BATCHES[-1]
+        if not exporting:
+            for size in reversed(_PLANNED_BATCHES):
+                if batch <= size:
+                    expected = size
         plan = self._plans.get((expected, cuda))
         if plan is None:
             plan = _planned(self.in_shape, self.out_shape, self.factorization, self.rank, expected, cuda)
-            self._plans[expected, cuda] = plan
+            if not exporting:
+                self._plans[expected, cuda] = plan
         return plan
 
     def _assign(self, tensors: Factors) -> None:

@@ -180,7 +180,11 @@ def _negated(value: Any) -> Any:
 def _interval(steps: Any, update_interval: int) -> int:
     steps = plain(steps)
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1 or steps % update_interval:
-        unit = "agent steps" if update_interval == 1 else f"agent steps and a multiple of update_interval={update_interval}"
+        unit = (
+            "agent steps"
+            if update_interval == 1
+            else f"agent steps and a multiple of update_interval={update_interval}"
+        )
         raise InputError(f"target_network_update_freq={steps!r}: a whole number of {unit}, at least 1")
     return steps // update_interval
 
@@ -193,10 +197,14 @@ def _buffer_settings(config: Any) -> dict[str, Any]:
         if key == "type":
             name = value if isinstance(value, str) else getattr(value, "__name__", str(value))
             if name.rpartition(".")[2] != BUFFER_TYPE:
-                raise InputError(f"replay_buffer_config.type={name!r}: Rainbow's replay is {BUFFER_TYPE!r}, prioritized")
+                raise InputError(
+                    f"replay_buffer_config.type={name!r}: Rainbow's replay is {BUFFER_TYPE!r}, prioritized"
+                )
         elif key == "no_local_replay_buffer":
             if value is not True:
-                raise InputError("replay_buffer_config.no_local_replay_buffer: True only, as Rainbow has its own replay")
+                raise InputError(
+                    "replay_buffer_config.no_local_replay_buffer: True only, as Rainbow has its own replay"
+                )
         elif key in _BUFFER_KEYS:
             changes[_BUFFER_KEYS[key]] = plain(value)
         else:

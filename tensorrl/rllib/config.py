@@ -16,69 +16,25 @@ from ray.util.debug import log_once
 from tensorrl import games
 from tensorrl.errors import InputError, unknown
 from tensorrl.rllib import options
-from tensorrl.rllib.attributes import (
-    ALIASES,
-    ATTRIBUTES,
-    WHOLES,
-    attributes_of,
-    is_space,
-    parts_of,
-    plain,
-    resolve,
-    value_of,
-)
+from tensorrl.rllib.attributes import ALIASES, ATTRIBUTES, is_space, resolve
+from tensorrl.rllib.chosen import ChosenSettings
 from tensorrl.rllib.env_runner import AtariEnvRunner
 from tensorrl.rllib.learner import RainbowLearner
 from tensorrl.rllib.module import RainbowModule
 from tensorrl.trial import variants
-from tensorrl.trial.settings import Settings, network_spec
+from tensorrl.trial.settings import network_spec
 
-_PART_OF = {part: whole for whole, parts in WHOLES.items() for part in parts}
 _OURS = ("variant", "total_steps", "steps_per_iteration")
-# RLlib sets these on configs that know nothing of them.
-_LATE = frozenset({"worker_index", "simple_optimizer"})
 
 
-class VariantName(str):
-    """The name of a config's variant; called, the builder's method that chooses one."""
-
-    _config: RainbowSettings
-
-    def __call__(self, name: Any, **overrides: Any) -> Any:
-        """See `RainbowSettings.variant`."""
-        return self._config.choose(name, **overrides)
-
-
-class _Variant:
-    """`config.variant` is a name, as RLlib's attributes are values, and `config.variant(…)` the builder's method."""
-
-    def __get__(self, config: RainbowSettings | None, owner: type) -> Any:
-        if config is None:
-            return self
-        value = config.__dict__["variant"]
-        if not isinstance(value, str):
-            return value
-        name = VariantName(value)
-        name._config = config
-        return name
-
-    def __set__(self, config: RainbowSettings, value: Any) -> None:
-        config.__dict__["variant"] = value
-
-
-class RainbowSettings(DQNConfig):  # type: ignore[misc]
+class RainbowSettings(ChosenSettings):
     """Everything of `RainbowConfig` but the algorithm that it is of.
-
-    An attribute that the user chose lies in the instance; every other setting is the variant's own, and is looked up
-    when it is asked for. So a change of the variant changes all that was not chosen.
 
     Attributes:
         variant: name of the variant; `config.variant(name, **settings)` chooses one in the builder's chain.
         total_steps: agent steps of the whole trial; schedules end there.
         steps_per_iteration: agent steps of one `train()`.
     """
-
-    variant = _Variant()
 
     def __init__(self, algo_class: type) -> None:
         super().__init__(algo_class=algo_class)
@@ -106,6 +62,17 @@ class RainbowSettings(DQNConfig):  # type: ignore[misc]
                 raise InputError(f"environment({name}=…): Atari 100k fixes the environment; only `env` can be chosen")
         if env is not NotProvided:
             self.env = env if is_space(env) else _game(env)
+        return self
+
+    def env_runners(self, **settings: Any) -> Self:
+        """As `AlgorithmConfig.env_runners`, which passes over one old option without a word.
+
+        Raises:
+            InputError: that option.
+        """
+        if "enable_connectors" in settings:
+            raise InputError("env_runners(enable_connectors=…): leave it out; only RLlib's old API stack reads it")
+        super().env_runners(**settings)
         return self
 
     def choose(self, name: Any, **overrides: Any) -> Self:
@@ -154,119 +121,14 @@ class RainbowSettings(DQNConfig):  # type: ignore[misc]
                 setattr(self, name, value)
             self._check_steps()
             if not is_space(self.variant):
-                resolve(self.variant, {name: value for name, value in self.chosen.items() if not is_space(value)})
+                # A schedule of ε must fit settings that may come after it: `validate` looks at it.
+                known = {name: value for name, value in self.chosen.items() if not is_space(value)}
+                resolve(self.variant, {name: value for name, value in known.items() if name != "epsilon"})
         except InputError:
             self.__dict__.clear()
             self.__dict__.update(before)
             raise
         return self
-
-    def update_from_dict(self, config_dict: Any) -> Self:
-        """Takes a configuration as the dict that Tune hands over.
-
-        Raises:
-            InputError: a name that no attribute has.
-        """
-        # RLlib sends some through the builder's methods, though they are what they were; and merges ours, a dict.
-        routed = ("env_config", "model")
-        rest = {
-            name: value
-            for name, value in config_dict.items()
-            if not (name in routed and value == getattr(self, name, None)) and name not in ATTRIBUTES
-        }
-        super().update_from_dict(rest)
-        for name, value in config_dict.items():
-            if name in ATTRIBUTES:
-                setattr(self, name, value)
-        return self
-
-    def to_dict(self) -> dict[str, Any]:
-        """All attributes: those that were chosen, and once the config is frozen also those that the variant gives."""
-        found: dict[str, Any] = super().to_dict()
-        return self.complete(found) if self._is_frozen else found
-
-    def complete(self, chosen: dict[str, Any]) -> dict[str, Any]:
-        """Adds to a dict of attributes what it leaves to the variant, so that it holds all that trains."""
-        given = {ALIASES.get(name, name) for name in chosen}
-        wholes = {_PART_OF[name] for name in given if name in _PART_OF} | ({"v_min"} if "v_max" in given else set())
-        if self.noisy:
-            wholes.add("epsilon")
-        rest = {name: value for name, value in attributes_of(self.settings).items() if name not in given | wholes}
-        return {**chosen, **rest}
-
-    @property
-    def chosen(self) -> dict[str, Any]:
-        """The settings that differ from the variant's by the user's choice, under their attributes' names."""
-        return {name: value for name, value in self.__dict__.items() if name in ATTRIBUTES}
-
-    @property
-    def settings(self) -> Settings:
-        """The resolved settings.
-
-        Raises:
-            InputError: a value that Rainbow cannot have, or a search space that nothing was drawn from yet.
-        """
-        for name, value in (("variant", self.variant), *self.chosen.items()):
-            if is_space(value):
-                raise InputError(f"{name}: is a search space; give the config to tune.Tuner, which draws from it")
-        return resolve(self.variant, self.chosen)
-
-    @property
-    def train_batch_size_per_learner(self) -> Any:
-        """Transitions an update."""
-        found = self.__dict__
-        name = "train_batch_size_per_learner"
-        return found[name] if name in found else self._default(name)
-
-    @train_batch_size_per_learner.setter
-    def train_batch_size_per_learner(self, value: Any) -> None:
-        self.__dict__["train_batch_size_per_learner"] = value
-
-    def __getattr__(self, name: str) -> Any:
-        if name in ATTRIBUTES or name in ALIASES:
-            return self._default(name)
-        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
-
-    def _default(self, name: str) -> Any:
-        """A setting that the user left to the variant."""
-        name = ALIASES.get(name, name)
-        if name in self.__dict__:
-            return self.__dict__[name]
-        if "variant" not in self.__dict__ or is_space(self.__dict__["variant"]):
-            raise AttributeError(f"{name}: is the variant's, which is not chosen yet")
-        chosen = {key: value for key, value in self.chosen.items() if not is_space(value)}
-        return value_of(name, resolve(self.variant, chosen))
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if "variant" not in self.__dict__:
-            super().__setattr__(name, value)  # RLlib's own constructor
-            return
-        name = ALIASES.get(name, name)
-        if name in ATTRIBUTES:
-            self._set_setting(name, plain(value))
-            return
-        known = name.startswith("_") or name in self.__dict__ or name in _LATE or hasattr(type(self), name)
-        if not known:
-            raise unknown("option", name, [*ATTRIBUTES, *(key for key in self.__dict__ if not key.startswith("_"))])
-        super().__setattr__(name, plain(value))
-
-    def _set_setting(self, name: str, value: Any) -> None:
-        """The last of a whole and its parts to be set is what counts."""
-        whole = _PART_OF.get(name)
-        if whole in self.__dict__ and not self._is_frozen:
-            if is_space(self.__dict__[whole]):
-                raise InputError(f"{name}: {whole} is a search space, and holds it already")
-            self.__dict__.update(parts_of(whole, self.__dict__.pop(whole), self.settings))
-        if name == "replay_buffer_config" and isinstance(value, Mapping) and not self._is_frozen:
-            # As RLlib does: what is not mentioned stays.
-            known = "rainbow" if is_space(self.variant) else self.variant
-            value = {**value_of(name, resolve(known, {})), **self.__dict__.get(name, {}), **value}
-        super().__setattr__(name, value)
-        for part in WHOLES.get(name, ()):
-            self.__dict__.pop(part, None)
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        setattr(self, self._translate_special_keys(name, warn_deprecated=False), value)
 
     def validate(self) -> None:
         """Checks the whole configuration.
@@ -286,6 +148,8 @@ class RainbowSettings(DQNConfig):  # type: ignore[misc]
         self._check_steps()
         network_spec(self.settings, games.get(self.env).actions)
         self._check_classes()
+        if self._model_config and self._module_class() is RainbowModule:
+            raise InputError("rl_module(model_config=…): Rainbow's network is described by settings, such as `hidden`")
         if not self.explore and not self.in_evaluation:
             raise InputError("env_runners(explore=False): training explores; evaluation_config={'explore': False}")
         if not self.in_evaluation:
@@ -308,7 +172,18 @@ class RainbowSettings(DQNConfig):  # type: ignore[misc]
             if not (isinstance(given, type) and issubclass(given, base)):
                 raise InputError(f"{option}={given!r}): a subclass of {base.__name__}")
 
+    def _module_class(self) -> type:
+        """The module that is to be trained."""
+        given = getattr(self._rl_module_spec, "module_class", None)
+        return given or RainbowModule
+
     def _check_evaluation(self) -> None:
+        if isinstance(self.evaluation_config, Mapping):
+            for name in self.evaluation_config:
+                if ALIASES.get(name, name) in {*ATTRIBUTES, "variant"} - {"evaluation_epsilon"}:
+                    raise InputError(
+                        f"evaluation(evaluation_config={{{name!r}: …}}): evaluation plays what was trained"
+                    )
         if isinstance(self.evaluation_config, AlgorithmConfig | Mapping):
             env = self.evaluation_config.get("env")
             if env is not None and _game(env) != self.env:
@@ -329,11 +204,25 @@ class RainbowSettings(DQNConfig):  # type: ignore[misc]
         """`RainbowLearner`."""
         return RainbowLearner
 
+    def get_multi_rl_module_spec(self, **kwargs: Any) -> Any:
+        """As RLlib's; what the settings say is never that of an older copy."""
+        spec = super().get_multi_rl_module_spec(**kwargs)
+        for module in spec.rl_module_specs.values():
+            module.model_config = {**module.model_config, **self._model_config_auto_includes}
+        return spec
+
+    def get_rl_module_spec(self, *args: Any, **kwargs: Any) -> RLModuleSpec:
+        """As RLlib's; what the settings say is never that of an older copy."""
+        spec = super().get_rl_module_spec(*args, **kwargs)
+        spec.model_config = {**spec.model_config, **self._model_config_auto_includes}
+        return spec
+
     @property
     def _model_config_auto_includes(self) -> dict[str, Any]:
         """What every module is told: the settings, the network that they describe for the game, and the seed."""
         settings = self.settings
         return {
+            **super()._model_config_auto_includes,
             "network": network_spec(settings, games.get(self.env).actions).model_dump(mode="json"),
             "settings": settings.model_dump(mode="json"),
             "seed": self.seed,
@@ -354,7 +243,6 @@ def _training_options() -> frozenset[str]:
 
 
 @functools.cache
-def _defaults(kind: type[RainbowSettings]) -> dict[str, Any]:
+def _defaults(kind: Any) -> dict[str, Any]:
     """Attributes of a config that nothing was changed in."""
-    fresh: Any = kind
-    return dict(vars(fresh()))
+    return dict(vars(kind()))

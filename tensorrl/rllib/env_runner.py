@@ -15,6 +15,7 @@ from tensorrl.rllib.metrics import log_episodes, log_steps
 from tensorrl.rllib.watch import EpisodeWatch, WatchedGame
 from tensorrl.rllib.whole_games import WholeGames
 
+_RECENT = "recent_games"
 _EPISODE_EVENTS = ("on_episode_created", "on_episode_start", "on_episode_step", "on_episode_end")
 
 
@@ -28,12 +29,14 @@ class AtariEnvRunner(SingleAgentEnvRunner):  # type: ignore[misc]
     Attributes:
         game: the training game; None in evaluation.
         training_metrics: figures of the training game.
+        recent: score, length in agent steps and seconds of its last games, those that means are taken over.
     """
 
     game: WatchedGame | None
 
     def __init__(self, *, config: Any, **kwargs: Any) -> None:
         self.game = None
+        self.recent: list[tuple[float, float, float]] = []
         super().__init__(config=config, **kwargs)
 
     def make_env(self) -> None:
@@ -43,7 +46,7 @@ class AtariEnvRunner(SingleAgentEnvRunner):  # type: ignore[misc]
         self.env = WholeGames(self.config.env, self.config.seed + 2**33 + worker)
         self.num_envs = 1
         self._needs_initial_reset = True
-        created = [self.env]
+        created: list[Any] = [self.env]
         if not self.config.in_evaluation and worker == 0:
             self.training_metrics = MetricsLogger(stats_cls_lookup=self.config.stats_cls_lookup, root=False)
             spaces = (self.env.single_observation_space, self.env.single_action_space)
@@ -107,10 +110,22 @@ class AtariEnvRunner(SingleAgentEnvRunner):  # type: ignore[misc]
         seconds = self.game.take_durations()[-len(games) :] if games else []
         # A game that ended before a restore has no duration.
         seconds = [float("nan")] * (len(games) - len(seconds)) + seconds
-        finished = [(score, float(length), took) for (score, length), took in zip(games, seconds, strict=True)]
+        self.recent += [(score, float(length), took) for (score, length), took in zip(games, seconds, strict=True)]
+        del self.recent[: -self.config.metrics_num_episodes_for_smoothing]
         log_steps(self.training_metrics, steps, len(games))
-        log_episodes(self.training_metrics, finished, self.config.metrics_num_episodes_for_smoothing)
+        log_episodes(self.training_metrics, self.recent)
         return self.training_metrics.reduce()
+
+    def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
+        """RLlib's state, and the games that means are taken over."""
+        state: dict[str, Any] = super().get_state(components, not_components=not_components, **kwargs)
+        return {**state, _RECENT: [list(game) for game in self.recent]}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Takes what `get_state` gave."""
+        super().set_state(state)
+        if _RECENT in state:
+            self.recent = [(score, length, seconds) for score, length, seconds in state[_RECENT]]
 
     def get_ctor_args_and_kwargs(self) -> tuple[tuple[()], dict[str, Any]]:
         """What to build this runner from again."""

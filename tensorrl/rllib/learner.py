@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from ray.rllib.algorithms.dqn.dqn_learner import QF_MEAN_KEY, TD_ERROR_MEAN_KEY
 from ray.rllib.algorithms.dqn.torch.dqn_torch_learner import DQNTorchLearner
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns

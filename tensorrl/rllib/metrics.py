@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-import math
 
 from ray.rllib.core import DEFAULT_AGENT_ID, DEFAULT_MODULE_ID
 from ray.rllib.utils.metrics import (
@@ -48,29 +47,33 @@ def log_steps(logger: MetricsLogger, steps: int, episodes: int) -> None:
     logger.log_value(NUM_EPISODES_LIFETIME, episodes, reduce="lifetime_sum")
 
 
-def log_episodes(logger: MetricsLogger, games: Sequence[tuple[float, float, float]], window: int) -> None:
-    """Logs finished games.
+def log_episodes(logger: MetricsLogger, games: Sequence[tuple[float, float, float]]) -> None:
+    """Logs the last finished games.
 
     Args:
         logger: takes the figures.
         games: score, length in agent steps and seconds of each. Where none ended, every key is there as NaN, so that
             a scheduler of Tune that compares them finds it from the first result on.
-        window: games that means are taken over.
     """
-    for score, length, seconds in games or [(math.nan, math.nan, math.nan)]:
-        means = {
-            EPISODE_RETURN_MEAN: score,
-            EPISODE_LEN_MEAN: length,
-            EPISODE_DURATION_SEC_MEAN: seconds,
-            ("agent_episode_return_mean", DEFAULT_AGENT_ID): score,
-            ("module_episode_return_mean", DEFAULT_MODULE_ID): score,
-        }
-        for name, value in means.items():
-            logger.log_value(name, value, reduce="mean", window=window)
-        for name, value in ((EPISODE_RETURN_MIN, score), (EPISODE_LEN_MIN, length)):
-            logger.log_value(name, value, reduce="min", window=window)
-        for name, value in ((EPISODE_RETURN_MAX, score), (EPISODE_LEN_MAX, length)):
-            logger.log_value(name, value, reduce="max", window=window)
+    scores, lengths, seconds = zip(*games, strict=True) if games else ([math.nan],) * 3
+    figures = {
+        EPISODE_RETURN_MEAN: _mean(scores),
+        EPISODE_RETURN_MIN: min(scores),
+        EPISODE_RETURN_MAX: max(scores),
+        EPISODE_LEN_MEAN: _mean(lengths),
+        EPISODE_LEN_MIN: min(lengths),
+        EPISODE_LEN_MAX: max(lengths),
+        EPISODE_DURATION_SEC_MEAN: _mean([value for value in seconds if not math.isnan(value)] or [math.nan]),
+        ("agent_episode_return_mean", DEFAULT_AGENT_ID): _mean(scores),
+        ("module_episode_return_mean", DEFAULT_MODULE_ID): _mean(scores),
+    }
+    # The games of the window are kept by the runner: RLlib's own windows forget them in an iteration without a game.
+    for name, value in figures.items():
+        logger.log_value(name, value, window=1)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def log_learning(logger: MetricsLogger, root: str, figures: Mapping[str, Any], transitions: int) -> None:

@@ -20,7 +20,7 @@ from tensorrl.trial.settings import Settings
 from tensorrl.trial.training import build_network
 
 # RLlib warns of a class of its own whenever it builds a module, whosever it is.
-log_once("RLModuleConfig")
+log_once("RLModule(config=[RLModuleConfig object])")
 
 ATOMS, QF_LOGITS, QF_PROBS, QF_PREDS = "atoms", "qf_logits", "qf_probs", "qf_preds"
 OUTPUTS = "outputs"

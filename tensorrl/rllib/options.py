@@ -43,12 +43,13 @@ HONOURED: dict[str, dict[str, str]] = {
         "learner_config_dict": "handed to such a subclass",
     },
     "training": {
-        "lr gamma n_step num_atoms v_min v_max noisy sigma0 hiddens adam_epsilon grad_clip train_batch_size_per_learner "
-        "train_batch_size num_steps_sampled_before_learning_starts target_network_update_freq epsilon "
-        "replay_buffer_config": "a setting, see below",
+        "lr gamma n_step num_atoms v_min v_max noisy sigma0 hiddens adam_epsilon grad_clip "
+        "train_batch_size_per_learner train_batch_size num_steps_sampled_before_learning_starts "
+        "target_network_update_freq epsilon replay_buffer_config": "a setting, see below",
         "dueling double_q tau td_error_loss_fn store_buffer_in_checkpoints": "at the one value that Rainbow has",
         "optimizer": 'ours: `"adam"` or `"kfac"`',
         "learner_class learner_config_dict": "as in `learners()`",
+        "max_requests_in_flight_per_sampler_worker": f"an old name; {_RUNNERS}",
     },
     "callbacks": {
         "callbacks_class on_algorithm_init on_train_result on_checkpoint_loaded on_evaluate_start on_evaluate_end "
@@ -127,8 +128,7 @@ REFUSED: dict[str, dict[str, str]] = {
     },
     "training": {
         "learner_connector add_default_connectors_to_learner_pipeline": _NO_CONNECTORS,
-        "num_aggregator_actors_per_learner max_requests_in_flight_per_aggregator_actor "
-        "max_requests_in_flight_per_sampler_worker training_intensity": _ONE_LOOP,
+        "num_aggregator_actors_per_learner max_requests_in_flight_per_aggregator_actor training_intensity": _ONE_LOOP,
         "num_epochs num_sgd_iter minibatch_size shuffle_batch_per_epoch": "an update is one batch of replay, seen once",
         "grad_clip_by": "gradients are clipped by their global norm",
         "lr_schedule model before_learn_on_batch": _OLD,
@@ -153,8 +153,8 @@ REFUSED: dict[str, dict[str, str]] = {
         "input_read_sample_batches input_read_batch_size input_filesystem input_filesystem_kwargs "
         "input_compress_columns materialize_data materialize_mapped_data map_batches_kwargs iter_batches_kwargs "
         "ignore_final_observation prelearner_class prelearner_buffer_class prelearner_buffer_kwargs "
-        "prelearner_module_synch_period prelearner_use_recorded_module_states dataset_num_iters_per_learner input_config "
-        "actions_in_input_normalized postprocess_inputs shuffle_buffer_size offline_sampling": _OFFLINE,
+        "prelearner_module_synch_period prelearner_use_recorded_module_states dataset_num_iters_per_learner "
+        "input_config actions_in_input_normalized postprocess_inputs shuffle_buffer_size offline_sampling": _OFFLINE,
         "output output_config output_compress_columns output_max_file_size output_max_rows_per_file "
         "output_write_remaining_data output_write_method output_write_method_kwargs output_filesystem "
         "output_filesystem_kwargs output_write_episodes": "replay is kept in checkpoints; frames are not recorded",

@@ -36,7 +36,9 @@ def put_back(training: Training, state: dict[str, Any]) -> None:
         InputError: the snapshot is of another network, game or replay.
     """
     with _Told():
-        training.set_state(checkpoints.unpack(state["plain"], state["tensors"]))
+        # Optimizers keep the tensors they are given, and would change the snapshot.
+        tensors = {name: tensor.clone() for name, tensor in state["tensors"].items()}
+        training.set_state(checkpoints.unpack(state["plain"], tensors))
         frames, first = bytearray(zstandard.ZstdDecompressor().decompress(state["frames"])), state["first"]
         if frames:
             checkpoints.put_frames(training, frames, first, begin=first, forgotten=True)

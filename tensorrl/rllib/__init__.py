@@ -2,7 +2,15 @@
 
 from tensorrl.rllib.algorithm import Rainbow, RainbowConfig
 from tensorrl.rllib.env_runner import AtariEnvRunner
+from tensorrl.rllib.kfac import KFACLearnerMixin
 from tensorrl.rllib.learner import RainbowLearner
 from tensorrl.rllib.module import RainbowModule
 
-__all__ = ["AtariEnvRunner", "Rainbow", "RainbowConfig", "RainbowLearner", "RainbowModule"]
+__all__ = [
+    "AtariEnvRunner",
+    "KFACLearnerMixin",
+    "Rainbow",
+    "RainbowConfig",
+    "RainbowLearner",
+    "RainbowModule",
+]

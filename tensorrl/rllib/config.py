@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.dqn import DQNConfig
+from ray.rllib.core.rl_module.apis import QNetAPI, TargetNetworkAPI
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.from_config import NotProvided
 from ray.util.debug import log_once
@@ -148,7 +149,8 @@ class RainbowSettings(ChosenSettings):
         self._check_steps()
         network_spec(self.settings, games.get(self.env).actions)
         self._check_classes()
-        if self._model_config and self._module_class() is RainbowModule:
+        module_class = self._module_class()
+        if self._model_config and module_class is RainbowModule:
             raise InputError("rl_module(model_config=…): Rainbow's network is described by settings, such as `hidden`")
         if not self.explore and not self.in_evaluation:
             raise InputError("env_runners(explore=False): training explores; evaluation_config={'explore': False}")
@@ -173,9 +175,21 @@ class RainbowSettings(ChosenSettings):
                 raise InputError(f"{option}={given!r}): a subclass of {base.__name__}")
 
     def _module_class(self) -> type:
-        """The module that is to be trained."""
-        given = getattr(self._rl_module_spec, "module_class", None)
-        return given or RainbowModule
+        """The module that is to be trained.
+
+        Raises:
+            InputError: it cannot be trained here.
+        """
+        if self._rl_module_spec is not None and not isinstance(self._rl_module_spec, RLModuleSpec):
+            raise InputError("rl_module(rl_module_spec=…): one RLModuleSpec, as an Atari game has one module")
+        given = getattr(self._rl_module_spec, "module_class", None) or RainbowModule
+        if not issubclass(given, QNetAPI) or not issubclass(given, TargetNetworkAPI):
+            raise InputError(f"rl_module_spec: {given.__name__} must be a QNetAPI and a TargetNetworkAPI of RLlib")
+        if self.noisy and not issubclass(given, RainbowModule):
+            raise InputError(
+                f"rl_module_spec: {given.__name__} explores ε-greedily; set noisy=False, or variant denoised"
+            )
+        return given
 
     def _check_evaluation(self) -> None:
         if isinstance(self.evaluation_config, Mapping):

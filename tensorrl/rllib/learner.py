@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from ray.rllib.algorithms.dqn.dqn_learner import QF_MAX_KEY, QF_MEAN_KEY, QF_MIN_KEY, TD_ERROR_MEAN_KEY
 from ray.rllib.algorithms.dqn.torch.dqn_torch_learner import DQNTorchLearner
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
@@ -12,8 +13,11 @@ from ray.rllib.core.learner.learner import DEFAULT_OPTIMIZER, LR_KEY
 from ray.rllib.utils.metrics import TD_ERROR_KEY
 from torch import Tensor
 
+from tensorrl import games
 from tensorrl.learning.agent import Agent
 from tensorrl.rllib.module import OUTPUTS, RainbowModule
+from tensorrl.rllib.own_module import ModuleAgent, ModuleNetwork
+from tensorrl.trial.diagnostics import unsampled
 from tensorrl.trial.training import Training, make_agent, make_optimizer
 
 
@@ -25,52 +29,100 @@ class RainbowLearner(DQNTorchLearner):  # type: ignore[misc]
     """
 
     agent: Agent
+    _network: Any
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         """Registers the optimizer that the settings name."""
-        module: RainbowModule = self._module[module_id]
+        module = self._module[module_id].unwrapped()
+        if isinstance(module, RainbowModule):
+            self._network = module.network
+        else:
+            self._network = ModuleNetwork(module, games.get(self.config.env).actions)
         self.register_optimizer(
             module_id=module_id,
-            optimizer=make_optimizer(module.settings, module.network, module.model_config["seed"]),
-            params=list(module.network.parameters()),
-            lr_or_lr_schedule=module.settings.learning_rate,
+            optimizer=make_optimizer(self.config.settings, self._network, self.config.seed),
+            params=list(self._network.parameters()),
+            lr_or_lr_schedule=self.config.lr,
         )
 
     def build(self) -> None:
         """Builds module, target and optimizer, and the agent they make up."""
         super().build()
-        module: RainbowModule = self._module[DEFAULT_MODULE_ID].unwrapped()
-        optimizer = self.get_optimizer(DEFAULT_MODULE_ID)
-        self.agent = make_agent(module.network, module.target, optimizer, module.settings, module.model_config["seed"])
+        module = self._module[DEFAULT_MODULE_ID].unwrapped()
+        optimizer, settings, seed = self.get_optimizer(DEFAULT_MODULE_ID), self.config.settings, self.config.seed
+        if isinstance(module, RainbowModule):
+            self.agent = make_agent(module.network, module.target, optimizer, settings, seed)
+        else:
+            self.agent = ModuleAgent(self._network, optimizer, settings, seed)
 
     def keep_rate(self) -> None:
         """Sets the optimizer's learning rate to the config's, whatever a restored state brought."""
-        for group in self.agent.optimizer.param_groups:
+        for group in self.get_optimizer().param_groups:
             group["lr"] = self.config.lr
 
     def take_figures(self, training: Training) -> dict[str, float]:
-        """What was learned since the last call, under RLlib's names; nothing where no update was made."""
-        loss = training.agent.take_mean_loss()
-        found = {f"{DEFAULT_OPTIMIZER}_{LR_KEY}": float(self.agent.optimizer.param_groups[0]["lr"])}
+        """What was learned since the last call, under RLlib's names; the rate alone where no update was made."""
+        agent = self.agent
+        loss = agent.take_mean_loss()
+        found = {f"{DEFAULT_OPTIMIZER}_{LR_KEY}": float(self.get_optimizer().param_groups[0]["lr"])}
         if loss is None:
             return found
-        return {**found, "loss": loss, self.TOTAL_LOSS_KEY: loss}
+        gradients = [parameter.grad for parameter in agent.network.parameters() if parameter.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        return {
+            **found,
+            "loss": loss,
+            self.TOTAL_LOSS_KEY: loss,
+            f"gradients_{DEFAULT_OPTIMIZER}_global_norm": float(norm),
+            **self._values(training),
+        }
+
+    @torch.no_grad()
+    def _values(self, training: Training) -> dict[str, float]:
+        """Means over the newest transitions that can be sampled, of the mean network; nothing is drawn for them."""
+        agent, replay = self.agent, training.replay
+        slots = unsampled(replay)[0][-training.settings.batch_size :]
+        if not len(slots):
+            return {}
+        network, target = agent.network, agent.target
+        modes = network.training, target.training
+        network.eval(), target.eval()
+        try:
+            batch = replay.transitions(slots)
+            rows = torch.arange(len(slots), device=slots.device)
+            ahead = agent.look_at(batch)
+            chosen = network.q_values(network(batch.stacks))[rows, batch.actions]
+            bootstrap = network.q_values(target(ahead.stacks))[rows, ahead.choices]
+            errors = (batch.returns + batch.discounts * bootstrap - chosen).abs()
+        finally:
+            network.train(modes[0]), target.train(modes[1])
+        return {
+            TD_ERROR_MEAN_KEY: float(errors.mean()),
+            QF_MEAN_KEY: float(chosen.mean()),
+            QF_MAX_KEY: float(chosen.max()),
+            QF_MIN_KEY: float(chosen.min()),
+        }
 
     def compute_loss_for_module(
         self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
     ) -> Tensor:
         """Importance-weighted mean of the losses of a train batch.
 
-        The batch holds n-step returns as "rewards", "discounts" (γ^m, 0 at a terminal), "actions" and "weights".
+        The batch holds n-step returns as "rewards" and "actions"; and "discounts" (γ^m, 0 at a terminal) and "weights",
+        or, as RLlib makes it of episodes, "n_step" and "terminateds".
         """
-        network = self.module[module_id].unwrapped().network
+        network = self.agent.network
         rows = torch.arange(len(batch[Columns.ACTIONS]), device=network.support.device)
-        actions = batch[Columns.ACTIONS].long()
-        returns, discounts = batch[Columns.REWARDS].float(), batch["discounts"].float()
+        actions, returns = batch[Columns.ACTIONS].long(), batch[Columns.REWARDS].float()
+        discounts, weights = batch.get("discounts"), batch.get("weights")
+        if discounts is None:
+            steps = batch.get("n_step", torch.ones_like(returns))
+            discounts = config.gamma ** steps.float() * (~batch[Columns.TERMINATEDS].bool()).float()
+        weights = torch.ones_like(returns) if weights is None else weights.float()
         head, predictions = network.head, fwd_out[OUTPUTS][rows, actions]
-        targets = head.targets(fwd_out["target_next"], returns, discounts, network.support)
+        targets = head.targets(fwd_out["target_next"], returns, discounts.float(), network.support)
         losses = head.losses(predictions, targets)
         errors = head.errors(predictions, targets, losses)
         self.metrics.log_value((module_id, TD_ERROR_KEY), errors, reduce="item_series")
-        loss: Tensor = (batch["weights"].float() * losses).mean()
+        loss: Tensor = (weights * losses).mean()
         return loss

@@ -103,17 +103,25 @@ class RainbowModule(TorchRLModule, QNetAPI, TargetNetworkAPI, InferenceOnlyAPI):
     def _forward_exploration(self, batch: dict[str, Any], t: int = 0, **_: Any) -> dict[str, Tensor]:
         """Greedy actions under fresh noise (NoisyNet), or ε-greedy with ε at agent step `t`."""
         self.network.train()
-        s = self.settings
+        s, generator = self.settings, self._generator()
         if self.network.is_noisy:
-            self.network.draw_noise(self._explorer)
+            self.network.draw_noise(generator)
         actions = self.compute_q_values(batch)[QF_PREDS].argmax(1)
         if self.network.is_noisy:
             self.network.forget_noise()
             return {Columns.ACTIONS: actions}
         epsilon = linear(s.epsilon_start, s.epsilon_end, t, begin=s.learning_starts, duration=s.epsilon_decay)
-        random = torch.randint(self.network.spec.actions, actions.shape, generator=self._explorer)
-        explore = torch.rand(actions.shape, generator=self._explorer) < epsilon
-        return {Columns.ACTIONS: torch.where(explore.to(actions.device), random.to(actions.device), actions)}
+        drawn: dict[str, Any] = {"generator": generator, "device": actions.device}
+        random = torch.randint(self.network.spec.actions, actions.shape, **drawn)
+        explore = torch.rand(actions.shape, **drawn) < epsilon
+        return {Columns.ACTIONS: torch.where(explore, random, actions)}
+
+    def _generator(self) -> torch.Generator:
+        """What exploration draws from, on the network's device."""
+        device = self.network.support.device
+        if self._explorer.device != device:
+            self._explorer = torch.Generator(device).manual_seed(self.model_config["seed"])
+        return self._explorer
 
     def _forward_train(self, batch: dict[str, Any], **_: Any) -> dict[str, Tensor]:
         """What `RainbowLearner.compute_loss_for_module` needs of a train batch."""

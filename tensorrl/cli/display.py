@@ -149,7 +149,7 @@ def progress_news(rows: Sequence[CellStatus]) -> str:
     """Returns how a sweep stands in a few words: cells by state, agent steps a second, time left."""
     from tensorrl.sweeps.store.status import seconds_left, steps_per_second
 
-    counts = {state: sum(row.state == state for row in rows) for state in ("running", "failed", "damaged")}
+    counts = {state: sum(row.state == state for row in rows) for state in ("running", "stopped", "failed", "damaged")}
     finished = sum(row.state == "finished" for row in rows)
     parts = [f"{finished} of {len(rows)} cells finished", *(f"{n} {state}" for state, n in counts.items() if n)]
     left = seconds_left(rows)

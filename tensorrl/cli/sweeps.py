@@ -92,11 +92,15 @@ def sweep_command(
         print(f"tensorrl: {lost}", file=sys.stderr)
         sys.exit(1)
     results = [dict(row.result) for row in rows if row.result]
-    failed = [row for row in rows if row.state != "finished"]
+    failed = [row for row in rows if row.state not in ("finished", "stopped")]
+    stopped = [row.folder for row in rows if row.state == "stopped"]
     if as_json:
-        print_json({"finished": results, "failed": [{"folder": str(r.folder), "error": r.error} for r in failed]})
+        given_up = [{"folder": str(row.folder), "error": row.error} for row in failed]
+        print_json({"finished": results, "stopped": [str(folder) for folder in stopped], "failed": given_up})
     else:
         print_results(results)
+        for folder in stopped:
+            print(f"stopped early by the sweep's scheduler: {folder.name}")
         _print_failed(failed)
     if failed:
         sys.exit(1)

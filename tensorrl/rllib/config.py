@@ -140,7 +140,8 @@ class RainbowSettings(ChosenSettings):
         for name, value in self.__dict__.items():
             if is_space(value):
                 raise InputError(f"{name}: is a search space; give the config to tune.Tuner, which draws from it")
-        options.check(self.__dict__, _defaults(type(self)))
+        kind: Any = type(self)
+        options.check(self.__dict__, _defaults(kind))
         if not self._is_frozen:
             self.env = _game(self.env)
             self.seed = 0 if self.seed is None else self.seed

@@ -73,7 +73,7 @@ class ModuleNetwork(nn.Module):
         self.head: ValueHead
         if QF_LOGITS in found:
             atoms = found[ATOMS].detach().float()
-            self.head = CategoricalHead(len(atoms), float(atoms[0]), float(atoms[-1]))
+            self.head = CategoricalHead(len(atoms))
         else:
             self.head, atoms = ScalarHead(), torch.zeros(1)
         self.spec = Shape(actions, len(atoms))
@@ -117,9 +117,8 @@ class ModuleTarget(nn.Module):
 
     def __init__(self, network: ModuleNetwork) -> None:
         super().__init__()
-        self.nets = nn.ModuleList([target for _, target in network.module.get_target_network_pairs()])
         self.head = network.head
-        # Not registered: the network's parameters are none of the target's.
+        # Not registered: target networks are parts of the module, and saved as those.
         self._network = (network,)
         self.register_buffer("support", network.support, persistent=False)
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from tensorrl.trial.folder import STEP
 
 KEY_TAG = "tensorrl.key"
+STOPPED_TAG = "tensorrl.stopped"
 ARTIFACTS_TAG = "tensorrl.artifacts"
 """Says which files a finished run has; present once they are all there."""
 SENTINEL = STEP

@@ -91,10 +91,14 @@ class Mirror:
     def settle(self, status: str) -> None:
         """Ends the run of a trial that has no result as "FAILED" or "KILLED"; a finished one stays FINISHED.
 
+        One that a sweep's scheduler stopped is tagged as such.
+
         Raises:
             Exception: whatever MLflow raises.
         """
         if self._run is not None and not self.finished and self._run.status != status:
+            if (self.directory / folder.STOPPED_FILE).is_file():
+                _log(self._run, tags={entries.STOPPED_TAG: "yes"})
             self._run.client.set_terminated(self._run.run_id, status=status)
             self._run = self._run._replace(status=status)
 

@@ -31,7 +31,8 @@ def record_sweep(
     Args:
         name: of the sweep.
         keys: of its cells; those without a run yet are passed over.
-        figures: metrics, such as how many cells are finished. "cells" and "cells_finished" decide the run's status.
+        figures: metrics, such as how many cells are finished. "cells", "cells_finished" and
+            "cells_stopped" decide the run's status.
         tracking_uri: the MLflow server, as `connection.tracking_uri_for` returns it.
         experiment: the MLflow experiment of the sweep.
         files: files and folders to keep as artifacts.
@@ -53,7 +54,7 @@ def record_sweep(
             client.log_artifacts(run_id, str(path), path.name)
         else:
             client.log_artifact(run_id, str(path))
-    done = figures.get("cells_finished") == figures.get("cells")
+    done = figures.get("cells_finished", 0) + figures.get("cells_stopped", 0) == figures.get("cells")
     client.update_run(run_id, status="FINISHED" if done else "RUNNING")
     return run_id
 

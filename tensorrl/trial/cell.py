@@ -18,10 +18,11 @@ from tensorrl.trial.names import is_part
 SWEEPS_FOLDER = ".sweeps"
 CELLS_FILE = "cells.json"
 
-State = Literal["waiting", "unfinished", "running", "finished", "failed", "damaged"]
+State = Literal["waiting", "unfinished", "running", "finished", "stopped", "failed", "damaged"]
 """How a cell stands. `waiting`: not begun; `unfinished`: begun, and not being run now; `running`; `finished`: with a
-result, and the only state that counts in averages; `failed`: its driver gave it up; `damaged`: its folder holds a
-description or a result that cannot be read, so that it cannot go on."""
+result, and the only state that counts in averages; `stopped`: a scheduler ended it early, for its figures; `failed`:
+its driver gave it up; `damaged`: its folder holds a description or a result that cannot be read, so that it cannot go
+on."""
 
 
 def _folder_name(name: str) -> str:
@@ -172,7 +173,7 @@ def cell_status(
     if damage and state != "failed":
         state, error = "damaged", (damage,)
     elif trial and state == "waiting":
-        state = "unfinished"
+        state = "stopped" if (folder / trial_folder.STOPPED_FILE).is_file() else "unfinished"
     figures = trial_folder.last_report(folder) if trial else {}
     steps = min(int(figures.get(trial_folder.STEP, 0)), cell.steps)
     return CellStatus(cell, folder, state, steps, figures=figures, trial=trial, failures=failures, error=tuple(error))

@@ -5,6 +5,7 @@
     checkpoints/       see `tensorrl.trial.checkpoints` and `tensorrl.trial.manifest`
     spectra/           see `tensorrl.trial.spectra`
     result.json        at the end: the description and the final figures
+    stopped.json       where a sweep's scheduler stopped it before its end: when, and by which figure
     .train.lock        held by the process that trains
 
 Readers never assume that the writer is done. A line of reports counts once it ends with a line feed and holds a JSON
@@ -31,6 +32,7 @@ from tensorrl.errors import InputError
 TRIAL_FILE = "trial.json"
 PROGRESS_FILE = "progress.jsonl"
 RESULT_FILE = "result.json"
+STOPPED_FILE = "stopped.json"
 LOCK_FILE = ".train.lock"
 SPECTRA = "spectra"
 STEP = "agent_steps"

@@ -42,6 +42,7 @@ def run_trial(
     record: Callable[[Path], Record] | None = None,
     on_report: OnReport | None = None,
     stop: Callable[[], bool] | None = None,
+    build: Callable[[TrialSpec, torch.device], Training] | None = None,
 ) -> dict[str, Any]:
     """Runs a trial to its end and returns what `out/result.json` holds.
 
@@ -54,6 +55,7 @@ def run_trial(
         record: makes a copy-keeper for the folder, told of every report.
         on_report: called with every report, and with "message" for what a user should know.
         stop: asked every hundred agent steps whether to checkpoint and leave, where signals do not reach the trial.
+        build: makes what the trial runs on, at its beginning; by default `build_training`.
 
     Raises:
         InputError: a bad description, or a folder that cannot be used for this trial: see `FolderInUse`, too.
@@ -68,7 +70,7 @@ def run_trial(
         threads = system.use_threads(spec.threads)
         system.keep_freed_memory()
         loop = TrialLoop(
-            spec, build_training(spec, device), out, threads=threads, on_report=on_report or (lambda _: None)
+            spec, (build or build_training)(spec, device), out, threads=threads, on_report=on_report or (lambda _: None)
         )
         return _run(loop, description, resume=resume, record=record, stop=stop or (lambda: False))
 

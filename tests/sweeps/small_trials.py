@@ -26,6 +26,7 @@ def run(
     *,
     resume: bool,
     record: Callable[[Path], Record] | None = None,
+    on_report: Callable[[dict[str, Any]], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     assert resume

@@ -38,7 +38,7 @@ from tensorrl.tracking.memory import is_complete
 from tensorrl.tracking.mirror import LOCK_FILE
 from tensorrl.tracking.record import one_line
 from tensorrl.trial.cell import CellStatus
-from tensorrl.trial.folder import is_in_use, read_result
+from tensorrl.trial.folder import STOPPED_FILE, is_in_use, read_result
 
 Say = Callable[[str], None]
 
@@ -79,7 +79,8 @@ def run_sweep(
         say: called with a line for the user now and then.
 
     Returns:
-        The status of every chosen cell, in order: `finished` with its result, or `failed` with its last lines.
+        The status of every chosen cell, in order: `finished` with its result, `stopped` by its scheduler, or `failed`
+        with its last lines.
 
     Raises:
         InputError: the store is of another version, full or cannot be written to; the remote cannot be used; no Ray
@@ -145,6 +146,10 @@ class _Sweep:
             if self.away is not None:
                 self.away.bring(locate(self.store, self.grid))
             write_sweep(self.store, self.spec, locate(self.store, self.grid))
+            if self.spec.scheduler is None:
+                # Without one all cells are to end, those too that another sweep's stopped.
+                for cell in locate(self.store, self.chosen):
+                    (self.store / cell.folder / STOPPED_FILE).unlink(missing_ok=True)
             board = Board(locate(self.store, self.chosen), self.store, self.folder / STATE_FILE, self.on_update)
             if self.away is not None:
                 self.away.follow(board, self.stop)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from tensorrl import files
 from tensorrl.sweeps.driver import worker
 from tensorrl.sweeps.driver.cluster import Watchman
+from tensorrl.sweeps.driver.halving import ACTOR, NAMESPACE, Halts, make_scheduler
 from tensorrl.sweeps.grid.spec import SweepSpec
 from tensorrl.sweeps.remote.files import Remote
 from tensorrl.sweeps.store.board import Board
@@ -93,12 +94,13 @@ def tune_cells(control: Control, places: Sequence[int]) -> RoundEnd:
         _clean(control.folder / TUNE_FOLDER)
     tasks = {control.board.listed[place].folder: place for place in places}
     watch = _make_watch(control, tasks)
-    with suppress(_Leave):
+    with suppress(_Leave), _scheduler(control, tasks) as scheduler:
         tune.Tuner(
             tune.with_resources(worker.run_cell, dict(control.resources)),
             param_space={"cell": tune.grid_search([_task(control, place) for place in places])},
             tune_config=tune.TuneConfig(
                 max_concurrent_trials=control.max_concurrent,
+                scheduler=scheduler,
                 trial_name_creator=_cell_name,
                 trial_dirname_creator=_cell_name,
             ),
@@ -111,6 +113,27 @@ def tune_cells(control: Control, places: Sequence[int]) -> RoundEnd:
             ),
         ).fit()
     return _round_end(control, watch.trials, tasks)
+
+
+@contextmanager
+def _scheduler(control: Control, tasks: Mapping[str, int]) -> Iterator[Any]:
+    """The sweep's scheduler, None where it has none, and the actor by which trials hear of it."""
+    if control.spec.scheduler is None:
+        yield None
+        return
+    import ray
+
+    halts: Any = ray.remote(num_cpus=0)(Halts).options(name=ACTOR, namespace=NAMESPACE, get_if_exists=True).remote()
+    try:
+        yield make_scheduler(
+            control.spec.scheduler,
+            control.spec.steps,
+            game_of=lambda trial: control.board.listed[tasks[_cell_name(trial)]].game,
+            # Waited for: the trial asks as soon as it goes on.
+            halt=lambda trial: ray.get(halts.add.remote(_cell_name(trial))),
+        )
+    finally:
+        ray.kill(halts)
 
 
 def last_lines(text: str, count: int = _ERROR_LINES) -> tuple[str, ...]:
@@ -133,6 +156,7 @@ def _task(control: Control, place: int) -> worker.CellTask:
         remote=control.remote,
         claim=claim_name(cell.key),
         remote_stop=sweep_name(control.spec.name, STOP_FILE),
+        scheduler=control.spec.scheduler.model_dump() if control.spec.scheduler else {},
     )
 
 

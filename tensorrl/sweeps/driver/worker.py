@@ -14,28 +14,31 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from tensorrl.errors import InputError
-from tensorrl.files import LockedError, file_lock
+from tensorrl.files import LockedError, file_lock, write_json
+from tensorrl.sweeps.driver.halving import ACTOR, NAMESPACE
+from tensorrl.sweeps.driver.reporting import TuneReports
 from tensorrl.sweeps.store.disk_space import is_full
 from tensorrl.sweeps.store.layout import VERSION_FILE, find_folder, lock_file, open_store
 from tensorrl.sweeps.store.signals import StopFlag, watch_flag
 from tensorrl.tracking import MlflowRecord
-from tensorrl.trial.folder import read_result
+from tensorrl.trial.folder import STOPPED_FILE, read_result
 from tensorrl.trial.spec import TrialSpec
 
-TRIAL_FUNCTION = "tensorrl.trial.run:run_trial"
+TRIAL_FUNCTION = "tensorrl.rllib.trial:run_trial"
 RECORD_TIMEOUT = 5.0
 """Seconds a trial waits for MLflow at its end. The sweep sends what is then missing when all trials are done."""
 _OUTAGE_TIMEOUT = 0.5
 """The same where MLflow did not answer before: an outage must not hold the next trial up."""
 _LOCK_PATIENCE = 10.0
 
-Outcome = Literal["done", "busy", "stopped", "refused", "full"]
+Outcome = Literal["done", "busy", "stopped", "halted", "refused", "full"]
 
 
 class CellTask(TypedDict):
     """What a Tune trial is given: plain values only, because Tune writes them to its files.
 
-    `remote` is empty where all machines share the store; else `claim` and `remote_stop` are names in it.
+    `remote` is empty where all machines share the store; else `claim` and `remote_stop` are names in it. `scheduler` is
+    the sweep's, empty where it has none.
     """
 
     spec: dict[str, Any]
@@ -49,26 +52,46 @@ class CellTask(TypedDict):
     remote: str
     claim: str
     remote_stop: str
+    scheduler: dict[str, Any]
 
 
 class CellEnd(TypedDict):
     """How a cell's process ended, unless by an error, which Tune keeps.
 
     `outcome` is `done`; `busy` where another process runs the cell, or did so in another folder; `stopped` after a
-    checkpoint; `refused` where trying again cannot help; `full` where the store has no space left.
+    checkpoint, to go on later; `halted` where the sweep's scheduler ended it; `refused` where trying again cannot help;
+    `full` where the store has no space left.
     """
 
     outcome: Outcome
     reason: str
 
 
-def run_cell(config: dict[str, CellTask]) -> CellEnd:
+def run_cell(config: dict[str, CellTask]) -> dict[str, Any]:
     """Runs one cell of a sweep to its end, or goes on with it from its last checkpoint.
+
+    Tune hears every report of the trial on the way.
 
     Args:
         config: Tune's configuration of the trial, with the task under `cell`.
+
+    Returns:
+        A `CellEnd`, and the figures of the last report.
     """
     task = config["cell"]
+    name = task["folder"]
+    reports = TuneReports(Path(task["store"]) / name, (lambda: _was_halted(name)) if task["scheduler"] else None)
+    end = _run_cell(task, reports)
+    return {**reports.last, **end}
+
+
+def _was_halted(name: str) -> bool:
+    import ray
+
+    return bool(ray.get(ray.get_actor(ACTOR, namespace=NAMESPACE).asked.remote(name)))
+
+
+def _run_cell(task: CellTask, reports: TuneReports) -> CellEnd:
     store, name = Path(task["store"]), task["folder"]
     if task["remote"]:
         try:
@@ -88,15 +111,15 @@ def run_cell(config: dict[str, CellTask]) -> CellEnd:
             if find_folder(store, task["key"]) not in (None, name):
                 return CellEnd(outcome="busy", reason="another sweep began it")
             if task["remote"]:
-                return _train_away(task, store, stop)
-            return _train(task, store / name, stop)
+                return _train_away(task, store, stop, reports)
+            return _train(task, store / name, stop, reports)
         except Exception as error:
             if is_full(error):
                 return CellEnd(outcome="full", reason=str(error))
             raise
 
 
-def _train_away(task: CellTask, store: Path, stop: Callable[[], bool]) -> CellEnd:
+def _train_away(task: CellTask, store: Path, stop: Callable[[], bool], reports: TuneReports) -> CellEnd:
     """Trains a cell that goes to and fro by a remote."""
     from tensorrl.sweeps.remote.files import Remote
     from tensorrl.sweeps.remote.trial_side import Exchange
@@ -105,14 +128,21 @@ def _train_away(task: CellTask, store: Path, stop: Callable[[], bool]) -> CellEn
     with Exchange(remote, store, task["folder"], claim=task["claim"], stop=task["remote_stop"]) as exchange:
         if not exchange.begin():
             return CellEnd(outcome="busy", reason="another machine runs it")
-        end = _train(task, store / task["folder"], lambda: stop() or exchange.asked())
+        end = _train(task, store / task["folder"], lambda: stop() or exchange.asked(), reports)
         exchange.finish()
         return CellEnd(outcome="busy", reason="another machine took it over") if exchange.lost else end
 
 
-def _train(task: CellTask, folder: Path, stop: Callable[[], bool]) -> CellEnd:
-    if read_result(folder) is not None:
+def _train(task: CellTask, folder: Path, stop: Callable[[], bool], reports: TuneReports) -> CellEnd:
+    result = read_result(folder)
+    if result is not None:
+        reports.finished(result)
         return CellEnd(outcome="done", reason="")
+    mark = folder / STOPPED_FILE
+    if task["scheduler"] and mark.exists():
+        return CellEnd(outcome="halted", reason="")
+    # A sweep without a scheduler lets all cells end.
+    mark.unlink(missing_ok=True)
     from tensorrl.trial.run import FolderInUse, Interrupted
 
     module, _, name = task["trial_function"].partition(":")
@@ -120,11 +150,21 @@ def _train(task: CellTask, folder: Path, stop: Callable[[], bool]) -> CellEnd:
     record = MlflowRecord(folder, tracking_uri=task["tracking_uri"], experiment=task["experiment"])
     failed, busy = True, False
     try:
-        run(TrialSpec(**task["spec"]), folder, resume=True, record=lambda _: _Poked(record), stop=stop)
+        run(
+            TrialSpec(**task["spec"]),
+            folder,
+            resume=True,
+            record=lambda _: _Poked(record),
+            on_report=reports,
+            stop=lambda: reports.halt or stop(),
+        )
         failed = False
     except Interrupted as stopped:
         failed = False
-        return CellEnd(outcome="stopped", reason=str(stopped))
+        if not reports.halt:
+            return CellEnd(outcome="stopped", reason=str(stopped))
+        write_json(mark, {"scheduler": task["scheduler"], "agent_steps": reports.last["agent_steps"]})
+        return CellEnd(outcome="halted", reason=str(stopped))
     except FolderInUse as error:
         busy = True
         return CellEnd(outcome="busy", reason=str(error))

@@ -169,6 +169,32 @@ class Tracking(BaseModel):
     experiment: Annotated[str, Field(min_length=1, max_length=250)] | None = None
 
 
+def _scheduler(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class Scheduler(BaseModel):
+    """Stops cells early that do worse than others of the same game: asynchronous successive halving (Li et al. 2020).
+
+    Cells of a game are compared at `grace_period`, `grace_period * reduction`, … agent steps: one that is not among the
+    best 1 of `reduction` there so far is stopped.
+
+    Attributes:
+        name: `asha`.
+        metric: the figure of a report that is compared. `episode_return` is the mean score of the training games that
+            ended since the report before; a cell without one yet goes on.
+        grace_period: agent steps that every cell makes; None for a tenth of the trial.
+        reduction: of how many one goes on.
+    """
+
+    model_config = _STRICT
+
+    name: Literal["asha"]
+    metric: Literal["episode_return", "evaluation_return", "score"] = "episode_return"
+    grace_period: Annotated[StrictInt, Field(ge=1, le=MOST_STEPS)] | None = None
+    reduction: Annotated[StrictInt, Field(ge=2, le=1_000)] = 4
+
+
 class SweepSpec(BaseModel):
     """A grid of trials: every game with every variant, every value of its axes and every seed.
 
@@ -187,6 +213,7 @@ class SweepSpec(BaseModel):
         retries: how often a trial that failed is tried again from its last checkpoint.
         max_concurrent: trials at once at most; None runs as many as fit.
         tracking: MLflow's store and experiment.
+        scheduler: stops hopeless cells early; None lets all of them end. `scheduler: asha` is short for its defaults.
     """
 
     model_config = _STRICT
@@ -205,6 +232,7 @@ class SweepSpec(BaseModel):
     retries: Annotated[StrictInt, Field(ge=0, le=1_000)] = 2
     max_concurrent: Annotated[StrictInt, Field(ge=1, le=_MOST_CELLS)] | None = None
     tracking: Tracking = Tracking()
+    scheduler: Annotated[Scheduler, BeforeValidator(_scheduler)] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -228,6 +256,10 @@ class SweepSpec(BaseModel):
             for variant in axis.variants or ():
                 if variant not in self.variants:
                     raise unknown("variant", variant, self.variants, where=f"axes.{name}.variants")
+        if self.scheduler is not None and (self.scheduler.grace_period or 0) > self.steps:
+            raise InputError(
+                f"scheduler.grace_period: {self.scheduler.grace_period} (allowed: 1 to steps={self.steps})"
+            )
         for variant in self.variants:
             self._check_once(variant)
         kinds = sum(self.combinations(variant) for variant in self.variants)

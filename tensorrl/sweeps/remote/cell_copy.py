@@ -23,6 +23,7 @@ from tensorrl.trial.folder import (
     RESULT_FILE,
     SPECTRA,
     STEP,
+    STOPPED_FILE,
     TRIAL_FILE,
     read_lines,
     read_progress,
@@ -31,7 +32,7 @@ from tensorrl.trial.folder import (
 from tensorrl.trial.manifest import CHECKPOINTS, FRAMES, MANIFEST, parse_manifest
 from tensorrl.trial.names import inner_path
 
-_RECORDS = (TRIAL_FILE, PROGRESS_FILE, MEMORY_FILE)
+_RECORDS = (TRIAL_FILE, PROGRESS_FILE, STOPPED_FILE, MEMORY_FILE)
 _KEPT = 2
 _log = logging.getLogger(__name__)
 

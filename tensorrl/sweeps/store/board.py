@@ -97,8 +97,8 @@ class Board:
         return [cell for cell, begun, row in pairs if begun and row.state != "finished"]
 
     def open_cells(self) -> list[int]:
-        """Returns the places of the cells that are neither finished nor given up."""
-        return [index for index, row in enumerate(self.rows()) if row.state not in ("finished", "failed")]
+        """Returns the places of the cells that are neither finished nor stopped nor given up."""
+        return [index for index, row in enumerate(self.rows()) if row.state not in ("finished", "stopped", "failed")]
 
     def show(self, *, at_once: bool = False) -> None:
         """Tells caller and disk how the cells stand, unless it was done a moment ago and need not be `at_once`."""

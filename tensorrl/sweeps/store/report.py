@@ -116,7 +116,12 @@ def keep_report(store: Path, name: str, *, tracking_uri: str, experiment: str) -
     return record_sweep(
         name,
         [cell.key for cell in record.cells],
-        {"cells": len(record.cells), "cells_finished": states["finished"], "cells_failed": states["failed"]},
+        {
+            "cells": len(record.cells),
+            "cells_finished": states["finished"],
+            "cells_stopped": states["stopped"],
+            "cells_failed": states["failed"],
+        },
         tracking_uri=tracking_uri,
         experiment=experiment,
         files=[folder / REPORT_FOLDER, folder / SWEEP_FILE, folder / CELLS_FILE],

@@ -229,6 +229,17 @@ class Replay:
         if self.count == 0:
             raise ValueError("replay holds no transition with a known n-step return yet")
 
+    def _finish_overdue(self) -> None:
+        """Makes the oldest pending transition sampleable, with the first n rewards as its return."""
+        n, pending = self.n_step, list(self._pending)
+        slot = pending[0][0]
+        self._pending.popleft()
+        self.returns[slot] = sum(self._powers[k] * reward for k, (_, reward) in enumerate(pending[:n]))
+        self.discounts[slot] = self._powers[n]
+        self.bootstraps[slot] = pending[n][0] if len(pending) > n else self._slot
+        self.distribution.set(torch.tensor([slot], device=self.device), self.max_priority)
+        self.count += 1
+
     def latest_stack(self) -> Tensor:
         """The newest observation, (1, stack, *stored frame)."""
         return self._gather(self.newest)
@@ -311,12 +322,17 @@ class Replay:
     def set_state(self, state: dict[str, Any]) -> None:
         """Takes what `get_state` gave; the frames are put back after it, by `restore_frames`.
 
+        Returns that are known stay as they are, also those over another n or discount.
+
         Raises:
-            ValueError: the state is that of a replay of another capacity.
+            ValueError: the state is that of a replay of another capacity, and has come round or is too large for this.
         """
         plain = state["plain"]
-        if plain["capacity"] != self.capacity:
-            raise ValueError(f"state of a replay with capacity {plain['capacity']}, not {self.capacity}")
+        if plain["capacity"] != self.capacity and plain["writes"] > min(plain["capacity"], self.capacity):
+            slots, used = plain["capacity"], plain["writes"]
+            raise ValueError(
+                f"state of a replay of {slots} slots with {used} frames does not fit {self.capacity} slots"
+            )
         used = min(plain["writes"], self.capacity)
         for name in ("blank", "actions", "returns", "discounts", "bootstraps"):
             target = getattr(self, name)
@@ -332,6 +348,9 @@ class Replay:
         self.writes, self.count = plain["writes"], plain["count"]
         self.newest.fill_(self._slot)
         self._pending = deque((int(slot), float(reward)) for slot, reward in plain["pending"])
+        # Of a state with a larger n: what is overdue by this one's is known.
+        while len(self._pending) >= self.n_step:
+            self._finish_overdue()
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

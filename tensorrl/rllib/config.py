@@ -193,12 +193,14 @@ class RainbowSettings(ChosenSettings):
         return given
 
     def _check_evaluation(self) -> None:
-        if isinstance(self.evaluation_config, Mapping):
-            for name in self.evaluation_config:
-                if ALIASES.get(name, name) in {*ATTRIBUTES, "variant"} - {"evaluation_epsilon"}:
-                    raise InputError(
-                        f"evaluation(evaluation_config={{{name!r}: …}}): evaluation plays what was trained"
-                    )
+        given = self.evaluation_config if isinstance(self.evaluation_config, Mapping) else {}
+        ours = {name: value for name, value in given.items() if ALIASES.get(name, name) in {*ATTRIBUTES, "variant"}}
+        if ours:
+            other, actions = self.copy(copy_frozen=False), games.get(self.env).actions
+            for name, value in ours.items():
+                setattr(other, name, value)
+            if network_spec(other.settings, actions) != network_spec(self.settings, actions):
+                raise InputError(f"evaluation_config={dict(ours)!r}: evaluation plays the network that is trained")
         if isinstance(self.evaluation_config, AlgorithmConfig | Mapping):
             env = self.evaluation_config.get("env")
             if env is not None and _game(env) != self.env:

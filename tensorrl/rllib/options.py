@@ -70,7 +70,7 @@ HONOURED: dict[str, dict[str, str]] = {
         "metrics_num_episodes_for_smoothing min_time_s_per_iteration min_train_timesteps_per_iteration "
         "min_sample_timesteps_per_iteration log_gradients custom_stats_cls_lookup": "as RLlib documents",
     },
-    "debugging": {"seed": "of every source of randomness", "log_level": "as RLlib documents"},
+    "debugging": {"seed": "of every source of randomness", "log_level log_sys_usage": "as RLlib documents"},
     "fault_tolerance": {
         "restart_failed_env_runners ignore_env_runner_failures max_num_env_runner_restarts "
         "delay_between_env_runner_restarts_s env_runner_health_probe_timeout_s env_runner_restore_timeout_s "
@@ -165,7 +165,7 @@ REFUSED: dict[str, dict[str, str]] = {
     },
     "reporting": {"keep_per_episode_custom_metrics metrics_episode_collection_timeout_s": _OLD},
     "checkpointing": {"export_native_model_files checkpoint_trainable_policies_only": _OLD},
-    "debugging": {"log_sys_usage fake_sampler": _OLD},
+    "debugging": {"fake_sampler": _OLD},
     "fault_tolerance": {"restart_failed_sub_environments": "ALE's games do not fail"},
     "rl_module": {"algorithm_config_overrides_per_module": _ONE_AGENT, "_enable_rl_module_api": _OLD},
     "experimental": {

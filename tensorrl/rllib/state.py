@@ -38,10 +38,17 @@ def put_back(training: Training, state: dict[str, Any]) -> None:
     with _Told():
         # Optimizers keep the tensors they are given, and would change the snapshot.
         tensors = {name: tensor.clone() for name, tensor in state["tensors"].items()}
-        training.set_state(checkpoints.unpack(state["plain"], tensors))
+        found = checkpoints.unpack(state["plain"], tensors)
+        _keep_streams(training, found)
+        training.set_state(found)
         frames, first = bytearray(zstandard.ZstdDecompressor().decompress(state["frames"])), state["first"]
         if frames:
             checkpoints.put_frames(training, frames, first, begin=first, forgotten=True)
+
+
+def _keep_streams(training: Training, state: dict[str, Any]) -> None:
+    """Lets the games go on as they were seeded, like the generators in the state, whatever the config's seed is."""
+    training.game.seed = int(state["game"]["seed"])
 
 
 class TrainingFiles(Checkpointable):  # type: ignore[misc]
@@ -62,7 +69,10 @@ class TrainingFiles(Checkpointable):  # type: ignore[misc]
             InputError: it is of another network, game or replay.
         """
         with _Told():
-            checkpoints.restore(self._algorithm.training, checkpoints.checkpoints(Path(path))[-1])
+            newest, training = checkpoints.checkpoints(Path(path))[-1], self._algorithm.training
+            state = checkpoints.read(newest)
+            _keep_streams(training, state["training"])
+            checkpoints.put_back(training, newest, state)
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
         """A snapshot."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from ray.tune.logger import NoopLogger
 
 from tensorrl.rllib.algorithm import Rainbow, RainbowConfig
 from tensorrl.trial import run
@@ -22,7 +21,7 @@ def config_of(spec: TrialSpec, device: torch.device) -> RainbowConfig:
         InputError: unknown game, variant or setting, or a value that is not allowed.
     """
     config = RainbowConfig().environment(spec.game).choose(spec.variant, **spec.overrides)
-    config.training(total_steps=spec.steps).debugging(seed=spec.seed)
+    config.training(total_steps=spec.steps).debugging(seed=spec.seed, log_sys_usage=False)
     # A fraction would do: Tune has chosen the device, and the process sees no other.
     config.learners(num_gpus_per_learner=1 if device.type == "cuda" else 0)
     return config
@@ -34,12 +33,11 @@ def build_training(spec: TrialSpec, device: torch.device) -> Training:
     Raises:
         InputError: see `config_of`.
     """
-    return Rainbow(config=config_of(spec, device), logger_creator=_no_files).training
-
-
-def _no_files(config: dict[str, Any]) -> NoopLogger:
-    """What RLlib would write beside a trial is in the trial's folder already."""
-    return NoopLogger(config, tempfile.mkdtemp(prefix="tensorrl-rllib-"))
+    algorithm = Rainbow(config=config_of(spec, device))
+    # RLlib makes a folder for files of its own; a trial's files are in the trial's folder.
+    with suppress(OSError):
+        Path(algorithm.logdir).rmdir()
+    return algorithm.training
 
 
 def run_trial(spec: TrialSpec, out: Path, **options: Any) -> dict[str, Any]:

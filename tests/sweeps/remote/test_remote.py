@@ -290,6 +290,7 @@ def _task(store: Path, remote: Remote) -> CellTask:
         remote=remote.uri,
         claim=claim_name(cell.key),
         remote_stop=sweep_name("apart", "stop"),
+        scheduler={},
     )
 
 

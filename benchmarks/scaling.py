@@ -45,6 +45,7 @@ def no_op(
     *,
     resume: bool,
     record: Callable[[Path], Record] | None = None,
+    on_report: Callable[[dict[str, Any]], None] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
     """Takes the place of `tensorrl.trial.run.run_trial`: leaves the files of a finished trial, and trains nothing."""

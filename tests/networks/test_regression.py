@@ -302,3 +302,22 @@ def test_forward_and_backward_replay_from_a_captured_graph(
         assert layer.bias is not None
         assert layer.bias.grad is not None
         assert relative_error(layer.bias.grad, 2 * expected.sum(0)) < 1e-2
+
+
+@pytest.mark.parametrize("factorization", FACTORIZATIONS)
+def test_exports_with_a_dynamic_batch(factorization: str) -> None:
+    layer = TensorRegression((4, 3), (2, 5), factorization=factorization, rank=2)
+    batch = torch.export.Dim("batch", min=1)
+    exported = torch.export.export(layer, (torch.randn(5, 4, 3),), dynamic_shapes={"x": {0: batch}}).module()
+    for rows in (1, 2, 200):
+        x = torch.randn(rows, 4, 3)
+        torch.testing.assert_close(exported(x), layer(x))
+
+
+def test_shapes_are_whole_numbers_of_any_type() -> None:
+    layer = TensorRegression((np.int64(4), np.int32(3)), (np.int64(5),), rank=np.int64(2))
+    assert (layer.in_shape, layer.out_shape) == ((4, 3), (5,))
+    assert {type(size) for size in (*layer.in_shape, *layer.out_shape)} == {int}
+    for shape in ((4.0,), (True,), ()):
+        with pytest.raises(InputError, match="is no shape"):
+            TensorRegression(shape, (5,), rank=1)

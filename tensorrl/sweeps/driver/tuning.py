@@ -89,6 +89,7 @@ def tune_cells(control: Control, places: Sequence[int]) -> RoundEnd:
         places: of the cells on its board.
     """
     from ray import tune
+    from ray.tune.logger import JsonLoggerCallback
 
     if not control.remote:
         _clean(control.folder / TUNE_FOLDER)
@@ -108,7 +109,7 @@ def tune_cells(control: Control, places: Sequence[int]) -> RoundEnd:
                 name=time.strftime("%Y%m%d-%H%M%S"),
                 storage_path=_tune_storage(control),
                 failure_config=tune.FailureConfig(max_failures=control.spec.retries),
-                callbacks=[watch],
+                callbacks=[watch, JsonLoggerCallback()],
                 verbose=0,
             ),
         ).fit()

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from tensorrl.errors import InputError
 from tensorrl.learning.agent import Agent
-from tensorrl.networks.heads import CategoricalHead, ScalarHead, ValueHead
 from tensorrl.networks.frames import FRAME_SHAPE
+from tensorrl.networks.heads import CategoricalHead, ScalarHead, ValueHead
 from tensorrl.rllib.module import ATOMS, QF_LOGITS, QF_PREDS
 from tensorrl.rllib.whole_games import STACK
 from tensorrl.trial.settings import Settings

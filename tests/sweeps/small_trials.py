@@ -46,8 +46,10 @@ def run(
                 left.write(f"{out.name.rpartition('-')[0]}\n")
             raise Interrupted("asked to")
         _misbehave(out, step)
+        line = {"agent_steps": step, "loss": 1 / step, "steps_per_second": 123.0, "episode_return": -float(spec.seed)}
         with progress.open("a") as lines:
-            lines.write(json.dumps({"agent_steps": step, "loss": 1 / step, "steps_per_second": 123.0}) + "\n")
+            lines.write(json.dumps(line) + "\n")
+        on_report(line)
         if keeper is not None:
             keeper.poke()
     (out / "weights").write_bytes(bytes(int(_number(out.parent / "weight"))))

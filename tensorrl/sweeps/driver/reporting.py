@@ -26,7 +26,7 @@ FIGURES = (
 
 
 class TuneReports:
-    """Hands a trial's reports to Tune, one for each line of its `progress.jsonl`.
+    """Hands a trial's reports to Tune, one for each line of its report file.
 
     Args:
         folder: the trial's.

@@ -6,6 +6,7 @@ slots, blocks of 64 make both levels about as long.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -114,3 +115,11 @@ def put(target: Tensor, places: Tensor, values: Tensor) -> None:
     """
     index = places.view(-1, *(1,) * (target.dim() - 1)).expand(values.shape)
     target.scatter_reduce_(0, index, values, "amax", include_self=False)
+
+
+def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros; on a CPU without touching them, so that memory is taken as it is written."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    kind = torch.empty(0, dtype=dtype).numpy().dtype
+    return torch.from_numpy(np.zeros(shape, dtype=kind))

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tensorrl.learning.distribution import SumBlocks, WholeSumBlocks, put
+from tensorrl.learning.distribution import SumBlocks, WholeSumBlocks, put, zeros
 from tensorrl.learning.recording import Recorder
 from tensorrl.learning.transfer import Arriving, Transfer, Write
 
@@ -91,7 +91,7 @@ class Replay:
         self._encode = encode
         # The frame of a slot lies `stack - 1` rows further down, and the last of them once more before the first. The
         # row after them, and the slot after all others, take what is not to be kept.
-        self._rows = _zeros((capacity + stack, *frame_shape), frame_dtype, self.device)
+        self._rows = zeros((capacity + stack, *frame_shape), frame_dtype, self.device)
         self.frames = self._rows[:-1]
         size = math.prod(frame_shape)
         self._windows = self.frames.as_strided((capacity, stack * size), (size, 1))
@@ -238,6 +238,7 @@ class Replay:
         self.discounts[slot] = self._powers[n]
         self.bootstraps[slot] = pending[n][0] if len(pending) > n else self._slot
         self.distribution.set(torch.tensor([slot], device=self.device), self.max_priority)
+        self._sampleable[slot] = True
         self.count += 1
 
     def latest_stack(self) -> Tensor:
@@ -329,10 +330,7 @@ class Replay:
         """
         plain = state["plain"]
         if plain["capacity"] != self.capacity and plain["writes"] > min(plain["capacity"], self.capacity):
-            slots, used = plain["capacity"], plain["writes"]
-            raise ValueError(
-                f"state of a replay of {slots} slots with {used} frames does not fit {self.capacity} slots"
-            )
+            raise ValueError(f"state of {plain['capacity']} slots that does not fit {self.capacity} slots")
         used = min(plain["writes"], self.capacity)
         for name in ("blank", "actions", "returns", "discounts", "bootstraps"):
             target = getattr(self, name)
@@ -351,11 +349,3 @@ class Replay:
         # Of a state with a larger n: what is overdue by this one's is known.
         while len(self._pending) >= self.n_step:
             self._finish_overdue()
-
-
-def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zeros; on a CPU without touching them, so that memory is taken as it is written."""
-    if device.type != "cpu":
-        return torch.zeros(shape, dtype=dtype, device=device)
-    kind = torch.empty(0, dtype=dtype).numpy().dtype
-    return torch.from_numpy(np.zeros(shape, dtype=kind))

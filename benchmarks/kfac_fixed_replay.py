@@ -2,12 +2,14 @@
 
     python -m benchmarks.kfac_fixed_replay RUN --json FILE [--variant trl-5x] [--updates 6000] [--games 20] [--seed 0]
                                            [--arm 'NAME:KEY=VALUE,KEY=VALUE' ...]
+    python -m benchmarks.kfac_fixed_replay --table FILE [FILE ...]
 
-RUN is the folder of a finished or stopped `tensorrl train`; its newest checkpoint holds the replay. An arm is a
-variant's settings with changes. All arms start from the same network, and learn from the same transitions by the
-agent's own update. A tenth of the games and a tenth of the other games' transitions are never sampled: a transition's
-neighbours are (their frames overlap), a game's are not. Losses are unweighted means. "own" are against the arm's
-own double-Q targets; "common" against those of RUN's network, alike for all arms.
+The second form prints docs/kfac.md's tables from files that the first wrote. RUN is the folder of a finished or
+stopped `tensorrl train`; its newest checkpoint holds the replay. An arm is a variant's settings with changes. All
+arms start from the same network, and learn from the same transitions by the agent's own update. A tenth of the games
+and a tenth of the other games' transitions are never sampled: a transition's neighbours are (their frames overlap), a
+game's are not. Losses are unweighted means. "own" are against the arm's own double-Q targets; "common" against those
+of RUN's network, alike for all arms.
 """
 
 from __future__ import annotations
@@ -252,16 +254,63 @@ def parse_value(text: str) -> Any:
         return text
 
 
+_FITS = (
+    "game", "arm", "updates", "sampled", "transitions held out", "games held out", "games − sampled",
+    "to common targets", "Q and return, sampled, games", "plays (error)",
+)  # fmt: skip
+_STEPS = (
+    "game", "arm", "KL on the batch, on other states", "greedy actions changed by an update",
+    "step over Adam's, least to most by parameter", "moved from the start: conv2, 3×3 factor",
+    "dead hidden units: value, advantage", "directions in features", "spread of values, of advantages",
+)  # fmt: skip
+
+
+def tables(paths: list[Path]) -> str:
+    """The figures of files in two Markdown tables: losses and scores, and what an update does."""
+    fits, steps = ([f"| {' | '.join(names)} |", "|" + " --- |" * len(names)] for names in (_FITS, _STEPS))
+    for path in paths:
+        content = json.loads(path.read_text())
+        for name, arm in content["arms"].items():
+            head = f"| {content['game']} | {name} |"
+            for point in arm["points"][1:]:
+                sets, played = [point[key] for key in Sets._fields], point["play"]
+                own = " | ".join(f"{one['own']:.2f}" for one in sets)
+                gaps = (sets[2][key] - sets[0][key] for key in ("own", "common"))
+                fits.append(
+                    f"{head} {point['updates']:,} | {own} | {' | '.join(f'{gap:+.2f}' for gap in gaps)} | "
+                    f"{sets[0]['q_correlation']:.2f}, {sets[2]['q_correlation']:.2f} | "
+                    f"{played['mean']:,.0f} ({played['error']:,.0f}) |"
+                )
+            network, probe, moved = arm["points"][-1]["network"], arm["probe"], arm["points"][-1]["distance"]
+            lengths = probe["length_over_adams"].values()
+            streams = ("value", "advantage")
+            steps.append(
+                f"{head} {probe['kl_batch']:.1e}, {probe['kl_others']:.1e} | {probe['churn']:.1%} | "
+                f"{min(lengths):.2g} to {max(lengths):.3g} | "
+                f"{moved['torso.conv2.weight']:.2f}, {moved['value_hidden.factor_1']:.2f} | "
+                f"{', '.join(format(network[f'dead_{stream}_hidden'], '.2f') for stream in streams)} | "
+                f"{', '.join(str(network[f'rank_{stream}_hidden']) for stream in streams)} | "
+                f"{network['value_spread']:.2f}, {network['advantage_spread']:.2f} |"
+            )
+    return "\n".join([*fits, "", *steps])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--json", type=Path, required=True, help="file for the figures; arms already in it are kept")
+    parser.add_argument("run", type=Path, nargs="?")
+    parser.add_argument("--table", type=Path, nargs="+", metavar="FILE", help="only print tables of these files")
+    parser.add_argument("--json", type=Path, help="file for the figures; arms already in it are kept")
     parser.add_argument("--variant", default="trl-5x")
     parser.add_argument("--updates", type=int, default=6_000)
     parser.add_argument("--games", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--arm", action="append", required=True, metavar="NAME:KEY=VALUE,...")
+    parser.add_argument("--arm", action="append", metavar="NAME:KEY=VALUE,...")
     options = parser.parse_args()
+    if options.table:
+        print(tables(options.table))
+        return
+    if not (options.run and options.json and options.arm):
+        parser.error("RUN, --json and an --arm or more are needed, or --table")
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     system.keep_freed_memory()

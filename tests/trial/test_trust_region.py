@@ -18,9 +18,9 @@ BOUND = 1e-3
 @pytest.mark.parametrize(
     "settings",
     [
-        {"learning_rate": 1.0},
-        {"learning_rate": 0.1, "kfac_graft": True, "kfac_relative_damping": True},
-        {"learning_rate": 1.0, "kfac_relative_damping": True, "kfac_damping": 0.1},
+        {"learning_rate": 100.0},
+        {"learning_rate": 1.0, "kfac_graft": True, "kfac_relative_damping": True},
+        {"learning_rate": 100.0, "kfac_relative_damping": True, "kfac_damping": 0.1},
     ],
     ids=["plain", "grafted", "relative"],
 )

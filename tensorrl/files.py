@@ -1,4 +1,4 @@
-"""The one way to write a file whole, and the one lock between processes.
+"""The one way to write a file whole, the one lock between processes, and how a full disk is known.
 
 A file is written under a temporary name beside its place, a *draft*, and renamed: whoever reads the place finds the old
 content or the new one, also after a kill. A draft never counts as anything else: see `is_draft`.
@@ -6,6 +6,7 @@ content or the new one, also after a kill. A draft never counts as anything else
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -18,6 +19,8 @@ from typing import Any
 
 _END = ".draft"
 _STEM_LETTERS = 40
+_FULL_SAID = ("No space left on device", "Disk quota exceeded", "database or disk is full")
+_FULL_NUMBERS = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -136,3 +139,20 @@ def file_lock(path: Path, *, wait: bool = True) -> Iterator[None]:
         except BlockingIOError:
             raise LockedError(f"{path.parent}: another process is at work here") from None
         yield
+
+
+def is_full(error: BaseException) -> bool:
+    """Returns whether an error, or one that led to it, says that a device has no space left.
+
+    Libraries in C++ and Rust (Arrow, safetensors) say so in words only.
+    """
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        if isinstance(current, OSError) and current.errno in _FULL_NUMBERS:
+            return True
+        if any(words in str(current) for words in _FULL_SAID):
+            return True
+        current = current.__cause__ or current.__context__
+    return False

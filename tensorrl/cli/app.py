@@ -228,7 +228,8 @@ def train_command(
 ) -> None:
     """Train one agent in this process and evaluate it; a killed run goes on with --resume, to the same bits."""
     from tensorrl.cli.display import TrainingDisplay
-    from tensorrl.tracking import MlflowRecord
+    from tensorrl.files import is_full
+    from tensorrl.tracking import MlflowRecord, tracking_uri_for
     from tensorrl.trial.run import Interrupted, make_spec, run_trial
 
     spec = make_spec(
@@ -241,12 +242,20 @@ def train_command(
         threads=threads,
         checkpoint_every=checkpoint_every,
     )
+    # What cannot be recorded is refused before anything is written.
+    tracking_uri_for(out)
     try:
         with TrainingDisplay(spec.steps) as display:
             result = run_trial(spec, out, resume=resume, record=MlflowRecord, on_report=display.update)
     except (Interrupted, KeyboardInterrupt) as stop:
         print(f"tensorrl: {stop or 'interrupted'}; go on with --resume", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        if isinstance(error, InputError) or not is_full(error):
+            raise
+        raise InputError(
+            f"{out}: no space left on the device; what is finished is kept, and --resume goes on once there is space"
+        ) from None
     if as_json:
         _print_json(result)
         return

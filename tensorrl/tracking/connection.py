@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import Any
 
 from tensorrl import files
+from tensorrl.errors import InputError
 from tensorrl.files import file_lock
 from tensorrl.uris import HIDDEN, holds_secret, redact, split_login, whole
 
@@ -36,16 +38,35 @@ def tracking_uri_for(directory: Path, given: str | None = None) -> str:
     Args:
         directory: the trial's folder.
         given: an explicit URI, which wins; then `MLFLOW_TRACKING_URI`; then an SQLite file beside the folder.
+
+    Raises:
+        InputError: MLflow cannot keep an SQLite file under that path.
     """
-    uri = given or os.environ.get(URI_VARIABLE) or f"{_SQLITE}{directory.absolute().parent / DATABASE_FILE}"
+    uri = given or os.environ.get(URI_VARIABLE)
+    if not uri:
+        beside = directory.absolute().parent / DATABASE_FILE
+        _check_path(beside)
+        uri = f"{_SQLITE}{beside}"
     if holds_secret(uri):
         os.environ[URI_VARIABLE] = uri
         return redact(uri)
     path = sqlite_path(uri)
     if path is not None:
+        _check_path(path)
         _, mark, query = uri.partition("?")
         return f"{_SQLITE}{path}{mark}{query}"
     return uri if ":" in uri or uri.startswith("databricks") else str(Path(uri).absolute())
+
+
+def _check_path(path: Path) -> None:
+    """Refuses what has another meaning in a URI, and what MLflow unquotes in one place and not in the next."""
+    fault = re.search(r"\?|%[0-9A-Fa-f]{2}|[\udc80-\udcff]", str(path))
+    if fault is not None:
+        what = "bytes that are no UTF-8" if fault[0] >= "\udc80" else repr(fault[0])
+        raise InputError(
+            f"{path.parent}: MLflow cannot keep its SQLite file in a folder whose path holds {what} "
+            "(allowed: a folder of another name, or a server in MLFLOW_TRACKING_URI)"
+        )
 
 
 def sqlite_path(uri: str) -> Path | None:

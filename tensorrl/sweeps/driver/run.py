@@ -10,7 +10,7 @@ from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 from tensorrl.errors import InputError
-from tensorrl.files import LockedError, file_lock
+from tensorrl.files import LockedError, file_lock, is_full
 from tensorrl.sweeps.driver.cluster import check_address, joins_ray, ray_session
 from tensorrl.sweeps.driver.estimate import this_machine
 from tensorrl.sweeps.driver.resources import await_machine, fit, trial_resources
@@ -19,7 +19,6 @@ from tensorrl.sweeps.grid.cells import PlannedCell, cells, select
 from tensorrl.sweeps.grid.spec import SweepSpec
 from tensorrl.sweeps.remote.driver_side import Away, open_away
 from tensorrl.sweeps.store.board import Board, OnUpdate
-from tensorrl.sweeps.store.disk_space import is_full
 from tensorrl.sweeps.store.gauges import SweepGauges
 from tensorrl.sweeps.store.layout import (
     DRIVER_LOCK,

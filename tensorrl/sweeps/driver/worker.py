@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from tensorrl.errors import InputError
-from tensorrl.files import LockedError, file_lock, write_json
+from tensorrl.files import LockedError, file_lock, is_full, write_json
 from tensorrl.sweeps.driver.halving import ACTOR, NAMESPACE
 from tensorrl.sweeps.driver.reporting import TuneReports
-from tensorrl.sweeps.store.disk_space import is_full
 from tensorrl.sweeps.store.layout import VERSION_FILE, find_folder, lock_file, open_store
 from tensorrl.sweeps.store.signals import StopFlag, watch_flag
 from tensorrl.tracking import MlflowRecord

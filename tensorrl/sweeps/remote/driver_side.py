@@ -10,13 +10,12 @@ from pathlib import Path
 from types import TracebackType
 
 from tensorrl.errors import InputError
-from tensorrl.files import LockedError, file_lock, is_draft
+from tensorrl.files import LockedError, file_lock, is_draft, is_full
 from tensorrl.sweeps.grid.cells import PlannedCell
 from tensorrl.sweeps.remote.cell_copy import CellCopy, Copy, bring_cell
 from tensorrl.sweeps.remote.claim import BEAT_SECONDS, Claim
 from tensorrl.sweeps.remote.files import Remote, at_once, patiently
 from tensorrl.sweeps.store.board import Board
-from tensorrl.sweeps.store.disk_space import is_full
 from tensorrl.sweeps.store.layout import (
     STATE_FILE,
     STOP_FILE,

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from tensorrl.errors import InputError
-from tensorrl.sweeps.store.disk_space import is_full
+from tensorrl.files import is_full
 from tensorrl.trial.names import inner
 
 REMOTE_VARIABLE = "TENSORRL_REMOTE"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tensorrl.sweeps.store.disk_space import is_full
+from tensorrl.files import is_full
 
 SWEEPS = Path(__file__).parents[1]
 SIZE_SMALL, SIZE_LARGE = "3m", "60m"
@@ -75,3 +75,38 @@ def test_a_full_disk_is_known_by_its_number_its_words_and_its_causes() -> None:
     assert is_full(caused)
     assert not is_full(OSError(13, "Permission denied"))
     assert not is_full(ValueError("no"))
+
+
+TRIAL = f"""
+set -u
+mount -t tmpfs -o size={SIZE_SMALL} none "$1"
+train() {{
+    "$2" -m tensorrl train --game pong --variant pong-dqn --steps 400 --checkpoint-every 100 --threads 1 \\
+        --out "$1/run" --set learning_starts=350 --set final_episodes=1 --set evaluation_epsilon=1.0 --json --resume
+}}
+train "$@" 2>"$1/../said" >/dev/null
+echo $?
+tail -n 1 "$1/../said"
+find "$1" -name '*.draft*' | wc -l
+mount -o remount,size=600m "$1"
+train "$@" 2>/dev/null | grep -c parameters_sha256
+"""
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_under_a_trial_is_one_line_and_it_goes_on_once_there_is_space(tmp_path: Path) -> None:
+    out = tmp_path / "small"
+    out.mkdir()
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c", TRIAL, "-", out, sys.executable],
+        env=os.environ | {"PYTHONPATH": str(SWEEPS.parents[1]), "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"},
+        capture_output=True, text=True, timeout=1800,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == [
+        "2",
+        f"tensorrl: {out}/run: no space left on the device; what is finished is kept, and --resume goes on once there "
+        "is space",
+        "0",
+        "1",
+    ]
+    assert "Traceback" not in (tmp_path / "said").read_text()

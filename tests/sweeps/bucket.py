@@ -1,4 +1,4 @@
-"""An S3 server on loopback, which PyArrow's own client talks to as to Amazon's: moto's, in a process of its own."""
+"""An S3 server on loopback, which clients talk to as to Amazon's: moto's, in a process of its own."""
 
 from __future__ import annotations
 
@@ -11,6 +11,20 @@ from contextlib import contextmanager
 
 BUCKET = "sweeps"
 _PATIENCE = 120.0
+# S3 takes conditional writes to one key one after the other. Moto looks and then writes: here, a request at a time.
+_SERVER = """
+import sys, threading
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import run_simple
+
+app, turn = DomainDispatcherApplication(create_backend_app), threading.Lock()
+
+def one_at_a_time(environ, start):
+    with turn:
+        return [b"".join(app(environ, start))]
+
+run_simple("127.0.0.1", int(sys.argv[1]), one_at_a_time, threaded=True)
+"""
 
 
 def environment(port: int) -> dict[str, str]:
@@ -28,7 +42,7 @@ def environment(port: int) -> dict[str, str]:
 def s3_server(port: int) -> Iterator[None]:
     """Serves S3 from memory, with the bucket `BUCKET`."""
     server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        [sys.executable, "-c", _SERVER, str(port)],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:

@@ -1,8 +1,8 @@
 """Who runs a cell, where machines share a remote and no folder: what a lock on a file is where they do.
 
-An object store has no locks. A claim is a file that its holder writes anew every few seconds; one that stays as it is
-for longer belongs to nobody. Two that claim at once see it when they look again. Between a look and what follows lie
-moments in which another may claim: see `copies` for what keeps cells whole then.
+A claim is a file that its holder writes anew every few seconds. It changes by compare-and-swap alone (`Remote.swap`):
+at no moment two hold it, and nobody's is taken that was renewed meanwhile. One that stays as it is for longer belongs
+to nobody. Its holder knows that before anybody else does, because it counts from before it last wrote.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -17,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from tensorrl.sweeps.remote.files import Remote
+from tensorrl.sweeps.remote.kinds import Held
 
 BEAT_SECONDS = 10.0
 STALE_SECONDS = 45.0
 """A claim that is not written anew for so long, by the clock of whoever looks, is its holder's no longer."""
-_SETTLE_SECONDS = 1.0
+_SURE_SECONDS = 30.0
 _MACHINE_FILE = ".machine"
+_FREE: dict[str, Any] = {}
 _log = logging.getLogger(__name__)
 
 
@@ -44,60 +47,92 @@ class Claim:
         self.lost = False
         self._store = store
         self._token = uuid.uuid4().hex
-        self._beat = 0
+        self._own: Held | None = None
+        self._renewed = float("-inf")
+        self._turn = threading.Lock()
 
     def take(self, *, sleep: Callable[[float], None] = time.sleep) -> bool:
-        """Takes the claim, after waiting as long as a dead holder's lasts; returns False where its holder lives.
+        """Takes the claim, after waiting as long as a dead holder's lasts; returns False where another has it.
 
         Raises:
             OSError: the remote does not answer or refuses.
         """
-        held = self._held()
-        if held and held.get("store") != _machine(self._store):
+        held = self.remote.look(self.name)
+        if self._is_others(held):
             deadline = time.monotonic() + STALE_SECONDS
             while time.monotonic() < deadline:
                 sleep(BEAT_SECONDS / 2)
-                now = self._held()
-                if not now:
-                    break
-                if now != held:
+                now = self.remote.look(self.name)
+                if self._is_others(now) and now != held:
                     return False
-        self._write()
-        sleep(_SETTLE_SECONDS)
-        return self._is_own(self._held())
+                held = now
+                if not self._is_others(held):
+                    break
+        with self._turn:
+            return self._swap(held)
+
+    def renew(self) -> bool:
+        """Says that the holder lives; returns whether the claim is still this one's.
+
+        Raises:
+            OSError: the remote does not answer or refuses.
+        """
+        with self._turn:
+            self.lost = self.lost or not self._swap(self._own)
+            return not self.lost
 
     def keep(self) -> None:
-        """Says that the holder lives, or notes that another took the claim. Never raises."""
+        """As `renew`, but never raises."""
         try:
-            if not self._is_own(self._held()):
-                self.lost = True
-            elif not self.lost:
-                self._write()
+            self.renew()
         except OSError as error:
             _log.info("the claim %s cannot be renewed: %s", self.name, error)
 
+    @property
+    def sure(self) -> bool:
+        """Whether nobody else can have taken it by now, however long this machine slept."""
+        return not self.lost and _now() - self._renewed < _SURE_SECONDS
+
     def release(self) -> None:
         """Lets the next have it at once. Never raises."""
-        try:
-            if self._is_own(self._held()):
-                self.remote.write(self.name, b"{}")
-        except OSError as error:
-            _log.info("the claim %s stays until it is stale: %s", self.name, error)
+        with self._turn:
+            try:
+                if not self.lost and self._own is not None:
+                    self.remote.swap(self.name, json.dumps(_FREE).encode(), self._own)
+            except OSError as error:
+                _log.info("the claim %s stays until it is stale: %s", self.name, error)
 
-    def _write(self) -> None:
-        self._beat += 1
-        claim = {"store": _machine(self._store), "token": self._token, "beat": self._beat}
-        self.remote.write(self.name, json.dumps(claim).encode())
+    def _swap(self, held: Held | None) -> bool:
+        started = _now()
+        content = json.dumps({"store": _machine(self._store), "token": self._token, "beat": uuid.uuid4().hex}).encode()
+        self.remote.swap(self.name, content, held)
+        # Whatever was answered: an answer may be lost, and a few imitations of S3 let two writers through at once.
+        now = self.remote.look(self.name)
+        if now is not None and now.content != content and _read(now).get("token") == self._token:
+            # An earlier writing of this one's, whose answer was lost.
+            self.remote.swap(self.name, content, now)
+            now = self.remote.look(self.name)
+        if now is None or now.content != content:
+            return False
+        self._own, self._renewed = now, started
+        return True
 
-    def _held(self) -> dict[str, Any]:
-        try:
-            held = json.loads(self.remote.read(self.name) or b"{}")
-        except ValueError:
-            return {}
-        return held if isinstance(held, dict) else {}
+    def _is_others(self, held: Held | None) -> bool:
+        claim = _read(held)
+        return bool(claim) and claim.get("store") != _machine(self._store)
 
-    def _is_own(self, held: dict[str, Any]) -> bool:
-        return held.get("token") == self._token
+
+def _read(held: Held | None) -> dict[str, Any]:
+    try:
+        claim = json.loads(held.content) if held is not None else _FREE
+    except ValueError:
+        return _FREE
+    return claim if isinstance(claim, dict) else _FREE
+
+
+def _now() -> float:
+    """Seconds of a clock that also goes on while this machine sleeps, where it has such a clock."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def _machine(store: Path) -> str:

@@ -77,7 +77,7 @@ class Exchange:
         patiently(self._send_last)
 
     def _send_last(self) -> None:
-        if not self.lost:
+        if self._claim.renew():
             self.copy.send_cell()
 
     def __enter__(self) -> Exchange:
@@ -89,7 +89,7 @@ class Exchange:
             self._sender.join()
             # The next try may be on another machine.
             with suppress(OSError):
-                self.copy.send_cell()
+                self._send_last()
         self._ended.set()
         if self._keeper.is_alive():
             self._keeper.join()
@@ -111,6 +111,8 @@ class Exchange:
         recorded, pause = time.monotonic(), _POLL_SECONDS
         while not self._done.wait(pause) and not self.lost:
             newest, now = self.copy.newest(), time.monotonic()
+            if not self._claim.sure:
+                continue
             try:
                 if newest != self._sent:
                     self.copy.send_cell()

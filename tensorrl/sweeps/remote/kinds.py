@@ -1,0 +1,280 @@
+"""What a remote lies on: a bucket, a folder that machines mount, or anything else that can be read.
+
+Each kind reads, writes and lists files by names that were checked, and has one operation that makes claims exact:
+`swap` writes a file only if it is as it was when it was looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from tensorrl import files
+from tensorrl.errors import InputError
+from tensorrl.trial.names import inner_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_BUCKETS = ("s3", "gs", "gcs", "az", "abfs", "abfss")
+_ALLOWED = (
+    "a URI such as s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PREFIX "
+)
+_ALLOWED += "or file:///FOLDER"
+_ONLY_READ = f"is only read, because no claim there could be exact (allowed for a sweep: {_ALLOWED})"
+_NO_BUCKET = re.compile("NoSuchBucket|ContainerNotFound|bucket does not exist")
+_OPTIONS = ("endpoint_override", "region", "scheme")
+_LOCK = ".lock"
+# What fails is tried again by whoever asked, for as long as that makes sense.
+_CLIENT: Any = {"timeout": "120s", "connect_timeout": "10s", "allow_http": True}
+_RETRIES: Any = {"max_retries": 2}
+
+
+class Held(NamedTuple):
+    """A file as it was at one moment: its content, and what tells this writing of it from all others."""
+
+    content: bytes
+    e_tag: str | None
+
+
+class Kind(Protocol):
+    """Files by their names. Each method raises OSError where what is behind it does not answer or refuses."""
+
+    def check(self) -> None:
+        """Looks whether what must be there before anything can be written is there.
+
+        Raises:
+            FileNotFoundError: it is not.
+        """
+
+    def look(self, name: str) -> Held | None:
+        """Returns a file, or None where there is none."""
+
+    def write(self, name: str, content: bytes) -> None:
+        """Writes a file, which appears whole or not at all."""
+
+    def swap(self, name: str, content: bytes, held: Held | None) -> bool:
+        """Writes a file if it is still as it was held (None: not there); returns whether it did."""
+
+    def remove(self, name: str) -> None:
+        """Removes a file, if it is there."""
+
+    def names(self, below: str) -> list[str]:
+        """Returns the names of all files below a folder, which may be empty; nothing is said of their order."""
+
+
+def open_kind(uri: str) -> Kind:
+    """Returns what a remote's URI stands for.
+
+    Raises:
+        InputError: nothing is known by this URI.
+    """
+    parts = urlsplit(uri)
+    if not parts.scheme or "://" not in uri:
+        raise InputError(f"remote {uri!r}: is no URI (allowed: {_ALLOWED})")
+    if parts.scheme == "file":
+        folder = Path(unquote(parts.path))
+        if parts.netloc or not folder.is_absolute():
+            raise InputError(f"remote {uri}: names no absolute folder (allowed: {_ALLOWED})")
+        return _Folder(folder)
+    if parts.scheme in _BUCKETS:
+        if not parts.netloc:
+            raise InputError(f"remote {uri}: names no bucket (allowed: {_ALLOWED})")
+        return _Bucket(uri)
+    return _Readable(uri)
+
+
+class _Folder:
+    """A folder that all machines mount. What makes `swap` exact is a lock, which must hold between them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def check(self) -> None: ...
+
+    def look(self, name: str) -> Held | None:
+        try:
+            return Held(self._path(name).read_bytes(), None)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def write(self, name: str, content: bytes) -> None:
+        path = self._path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_bytes(path, content)
+
+    def swap(self, name: str, content: bytes, held: Held | None) -> bool:
+        lock = self._path(f"{name}{_LOCK}")
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with files.file_lock(lock):
+            if self.look(name) != held:
+                return False
+            self.write(name, content)
+        return True
+
+    def remove(self, name: str) -> None:
+        self._path(name).unlink(missing_ok=True)
+
+    def names(self, below: str) -> list[str]:
+        found = [path for path in (self._folder / below).rglob("*") if path.is_file() and not files.is_draft(path)]
+        return [path.relative_to(self._folder).as_posix() for path in found if path.suffix != _LOCK]
+
+    def _path(self, name: str) -> Path:
+        return inner_path(self._folder, name, where=str(self._folder))
+
+
+class _Bucket:
+    """A bucket of S3 or its kin, of Google or of Azure, by obstore: its conditional `put` makes `swap` exact."""
+
+    def __init__(self, uri: str) -> None:
+        import obstore.store
+
+        self._bucket = urlsplit(uri).netloc.partition("@")[0]
+        where = urlsplit(uri)._replace(query="", scheme=re.sub("^gcs$", "gs", urlsplit(uri).scheme)).geturl()
+        try:
+            login = _s3_login(uri) if where.startswith("s3:") else {}
+            self._store = obstore.store.from_url(where, client_options=_CLIENT, retry_config=_RETRIES, **login)
+        except Exception as error:  # obstore and boto3 have no error in common
+            raise InputError(f"remote {uri}: {_first_line(error)} (allowed: {_ALLOWED})") from None
+
+    def check(self) -> None:
+        try:
+            self.look("tensorrl")
+        except OSError as error:
+            if _NO_BUCKET.search(str(error)):
+                raise FileNotFoundError(f"there is no bucket {self._bucket}") from None
+            raise
+
+    def look(self, name: str) -> Held | None:
+        import obstore
+
+        try:
+            with _as_os_error():
+                found = obstore.get(self._store, name)
+                return Held(bytes(found.bytes()), found.meta["e_tag"])
+        except FileNotFoundError as error:
+            if _NO_BUCKET.search(str(error)):
+                raise OSError(*error.args) from None
+            return None
+
+    def write(self, name: str, content: bytes) -> None:
+        import obstore
+
+        with _as_os_error():
+            obstore.put(self._store, name, content)
+
+    def swap(self, name: str, content: bytes, held: Held | None) -> bool:
+        import obstore
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        mode: Any = "create"
+        if held is not None:
+            if held.e_tag is None:
+                raise OSError(f"{name}: has no e-tag, without which two machines could hold one cell")
+            mode = {"e_tag": held.e_tag}
+        with _as_os_error():
+            try:
+                obstore.put(self._store, name, content, mode=mode)
+            except (AlreadyExistsError, PreconditionError, FileNotFoundError):
+                return False
+        return True
+
+    def remove(self, name: str) -> None:
+        import obstore
+
+        with _as_os_error(), suppress(FileNotFoundError):
+            obstore.delete(self._store, name)
+
+    def names(self, below: str) -> list[str]:
+        import obstore
+
+        with _as_os_error():
+            return [each["path"] for page in obstore.list(self._store, below or None) for each in page]
+
+
+class _Readable:
+    """What fsspec can read, such as an archive. Nothing is written there: claims on it could not be exact."""
+
+    def __init__(self, uri: str) -> None:
+        import fsspec
+
+        try:
+            self._files, root = fsspec.core.url_to_fs(uri)
+        except Exception as error:  # each of its many file systems fails in its own way
+            raise InputError(f"remote {uri}: {_first_line(error)} (allowed: {_ALLOWED})") from None
+        self._root = str(root).rstrip("/")
+        self._lock = threading.Lock()  # an archive is one open file
+
+    def check(self) -> None: ...
+
+    def look(self, name: str) -> Held | None:
+        try:
+            with _as_os_error(), self._lock:
+                return Held(self._files.cat_file(f"{self._root}/{name}" if self._root else name), None)
+        except (FileNotFoundError, IsADirectoryError):
+            return None
+
+    def write(self, name: str, content: bytes) -> None:
+        raise OSError(_ONLY_READ)
+
+    def swap(self, name: str, content: bytes, held: Held | None) -> bool:
+        raise OSError(_ONLY_READ)
+
+    def remove(self, name: str) -> None: ...
+
+    def names(self, below: str) -> list[str]:
+        start = "/".join(part for part in (self._root, below) if part)
+        above = len(self._root) + 1 if self._root else 0
+        with _as_os_error(), self._lock:
+            return [str(path)[above:] for path in self._files.find(start)]
+
+
+def _s3_login(uri: str) -> dict[str, Any]:
+    """Returns what obstore does not find by itself: Arrow's options of the URI, profiles, and a bucket's region.
+
+    Raises:
+        InputError: an option of the URI is unknown.
+    """
+    options = dict(parse_qsl(urlsplit(uri).query))
+    for name in options:
+        if name not in _OPTIONS:
+            raise InputError(f"unknown option {name!r} (allowed: {', '.join(_OPTIONS)})")
+    found: dict[str, Any] = {}
+    if "endpoint_override" in options:
+        found["endpoint"] = f"{options.get('scheme', 'https')}://{options['endpoint_override']}"
+    region = options.get("region") or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    if "AWS_ACCESS_KEY_ID" not in os.environ and os.environ.get("AWS_SKIP_SIGNATURE", "").lower() != "true":
+        # Profiles, single sign-on, roles of machines: as all tools of Amazon's find them.
+        import boto3
+        from obstore.auth.boto3 import Boto3CredentialProvider
+
+        session = boto3.Session()
+        found["credential_provider"] = Boto3CredentialProvider(session)
+        region = region or session.region_name
+    if region:
+        found["region"] = region
+    return found
+
+
+@contextmanager
+def _as_os_error() -> Iterator[None]:
+    """Turns the errors of obstore and fsspec into OSError, which callers wait out or report."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(_first_line(error)) from None
+    except OSError:
+        raise
+    except Exception as error:  # obstore, zipfile and fsspec's many others have no error in common
+        raise OSError(_first_line(error)) from None
+
+
+def _first_line(error: Exception) -> str:
+    """Returns what an error says, without obstore's account of its own data structures and without XML's tags."""
+    said = str(error).partition("\n\nDebug source")[0]
+    return " ".join(re.sub(r"<\?.*?\?>|<[^<>]*>", " ", said).split()) or type(error).__name__

@@ -17,7 +17,7 @@ _SHORT = r"sig|key|pwd|pass|auth|sas"
 # Bounded, so that a long text costs time in proportion to its length.
 _USER = r"[^\s/?#:@'\"<>]{0,200}"
 _PASSWORD = r"[^\s'\"<>]{0,2000}"
-_VALUE = r"[^\s&;#'\"<>,)\]}]+"
+_VALUE = r"[^\s&;#'\"<>,)\]}]*[^\s&;#'\"<>,)\]}:.]"
 _PATTERNS = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (

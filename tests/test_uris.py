@@ -27,6 +27,7 @@ from tensorrl.uris import holds_secret, redact, split_login, whole
         ("https://host/x?a=1&token=t0&b=2", "https://host/x?a=1&token=***&b=2"),
         ("https://host/x?X-Amz-Credential=AK%2Fus&X-Amz-Signature=0af", "https://host/x?X-Amz-Credential=***&X-Amz-Signature=***"),
         ("https://acc.blob.core.windows.net/c?sv=1&sig=a%2Fb&se=2", "https://acc.blob.core.windows.net/c?sv=1&sig=***&se=2"),
+        ("remote https://host/x?token=t.0: no answer.", "remote https://host/x?token=***: no answer."),
         ("http://host?api_key=k;auth=z", "http://host?api_key=***;auth=***"),
         ("no answer of 'http://a:b@c/' nor \"http://d:e@f\"", "no answer of 'http://a:***@c/' nor \"http://d:***@f\""),
         ("failed: host=h password=pw dbname=d", "failed: host=h password=*** dbname=d"),

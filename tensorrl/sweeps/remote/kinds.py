@@ -139,6 +139,8 @@ class _Bucket:
         try:
             login = _s3_login(uri) if where.startswith("s3:") else {}
             self._store = obstore.store.from_url(where, client_options=_CLIENT, retry_config=_RETRIES, **login)
+        except InputError as error:
+            raise InputError(f"remote {uri}: {error}") from None
         except Exception as error:  # obstore and boto3 have no error in common
             raise InputError(f"remote {uri}: {_first_line(error)} (allowed: {_ALLOWED})") from None
 

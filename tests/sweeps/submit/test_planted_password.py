@@ -22,7 +22,7 @@ from short_sweep import short_sweep
 from test_submit import ROOT, Head
 
 from tensorrl.sweeps.remote.files import Remote
-from tensorrl.tracking.store import connect, tracking_uri_for
+from tensorrl.tracking.connection import connect, tracking_uri_for
 
 pytestmark = pytest.mark.slow
 

@@ -22,7 +22,7 @@ COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib >/dev/
 
 .PHONY: help install debug test test-fast test-slow test-gpu test-cluster smoke lint types format \
 	bench bench-throughput bench-speeds bench-trl bench-kfac bench-scattering bench-gpu bench-overhead \
-	bench-scaling lock clean
+	bench-scaling results lock clean
 
 help: ## lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 22
@@ -121,6 +121,9 @@ bench-scaling: install ## what a cell costs driver, Ray and MLflow: 1,000 cells 
 
 lock: install ## writes the image's locks, with the hash of every file, after a change of versions (docker/lock.sh)
 	PATH="$(abspath $(BIN)):$$PATH" docker/lock.sh
+
+results: install ## makes the tables and figures of docs/results.md from the data in docs/results
+	$(BIN)/python -m benchmarks.results
 
 clean: ## removes caches and build outputs; .venv and runs stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -59,7 +59,7 @@ def test_replay_takes_what_a_real_replay_of_that_variant_takes(variant: str) -> 
 
 
 def test_a_whole_trial_of_rainbow_was_within_its_estimate() -> None:
-    # Peaks of the four trials in docs/results.md: 971 to 1,164 MiB.
+    # Peaks of the four trials in docs/results-earlier.md: 971 to 1,164 MiB.
     assert 1_164 <= cell_memory(sweep()) / 2**20 <= 1.2 * 1_164
 
 

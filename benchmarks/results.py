@@ -1,0 +1,149 @@
+"""Makes the tables and figures of docs/results.md from the data in docs/results/, which `tensorrl export` wrote.
+
+    python -m benchmarks.results
+
+reads every export in docs/results/, writes the figures of its sweeps to docs/figures/ and their tables into
+docs/results.md, between the lines that begin with `<!-- made` and `<!-- end`. The same data give the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from tensorrl import files
+from tensorrl.analysis import answers, report
+from tensorrl.analysis.page import Picture
+from tensorrl.analysis.provenance import elapsed_seconds
+from tensorrl.analysis.records import SweepRecord
+from tensorrl.analysis.scoreboard import FINAL, PAPER
+from tensorrl.analysis.table_formats import Table, markdown
+from tensorrl.sweeps.driver.estimate import Machine, estimate
+from tensorrl.sweeps.grid.files import load_sweep
+from tensorrl.sweeps.store.exchange import EXPORT_FILE, import_
+from tensorrl.sweeps.store.layout import sweep_names
+from tensorrl.sweeps.store.report import sweep_record
+
+ROOT = Path(__file__).parents[1]
+TABLES = (
+    "table1-final", "table1-paper", "table2-final", "table2-paper", "aggregates-final", "aggregates-paper",
+    "improvement-final", "costs", "origin",
+)  # fmt: skip
+FIGURES = ("learning-curves", "aggregates", "frontier", "figure1", "figure3", "figure4")
+_START, _END = "<!-- made by `make results` from docs/results: do not edit -->", "<!-- end of what is made -->"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="folder of results.md, results/ and figures/")
+    docs = parser.parse_args().docs
+    made, pictures = make(docs / "results")
+    page = docs / "results.md"
+    before, start, rest = page.read_text().partition(_START)
+    _, end, after = rest.partition(_END)
+    if not start or not end:
+        raise SystemExit(f"{page}: has no place for what is made (needed: the lines {_START} and {_END})")
+    (docs / "figures").mkdir(exist_ok=True)
+    for name, content in pictures.items():
+        files.write_bytes(docs / "figures" / name, content, sync=False)
+    files.write_text(page, f"{before}{_START}\n\n{made}\n{_END}{after}", sync=False)
+    print(f"{page}: {made.count(chr(10))} lines, {len(pictures)} figures")
+
+
+def make(data: Path) -> tuple[str, dict[str, bytes]]:
+    """The text between the marks, and the figures by file name."""
+    texts, pictures = [], {}
+    for export in sorted(path.parent for path in data.glob(f"*/{EXPORT_FILE}")):
+        with tempfile.TemporaryDirectory() as aside:
+            store = Path(aside) / "store"
+            import_(export, store)
+            for name in sweep_names(store):
+                record = sweep_record(store, name)
+                texts += [f"## The sweep {name}", *_texts(record, pictures)]
+    return "\n\n".join(text.strip() for text in texts) + "\n", pictures
+
+
+def _texts(record: SweepRecord, pictures: dict[str, bytes]) -> Iterator[str]:
+    made = report.build(record)
+    parts = [part for section in made.sections for part in section.parts]
+    tables = {part.name: part for part in parts if isinstance(part, Table)}
+    figures = [part for part in parts if isinstance(part, Picture) and part.name.startswith(FIGURES)]
+    done = sum(cell.state == "finished" for cell in record.cells)
+    yield f"{done} of {len(record.cells)} cells are finished."
+    yield markdown(_standing(record))
+    for protocol in (FINAL, PAPER):
+        yield markdown(answers.table(record, protocol))
+    for name in TABLES:
+        if name in tables and done:
+            yield markdown(tables[name])
+    if checked := _estimates(record):
+        yield markdown(checked)
+    for figure in figures:
+        file = f"{record.name}-{figure.name}.png"
+        pictures[file] = figure.files["png"]
+        yield f"![{figure.title}](figures/{file})"
+
+
+def _standing(record: SweepRecord) -> Table:
+    """Which seeds of every agent and game are finished."""
+    rows = [[label, *(_seeds(record, label, game) for game in record.games)] for label in record.labels]
+    return Table("standing", "Finished seeds, by agent and game", ["Agent", *record.games], rows)
+
+
+def _seeds(record: SweepRecord, label: str, game: str) -> str:
+    seeds = sorted(cell.seed for cell in record.of(label) if cell.game == game and cell.state == "finished")
+    return ", ".join(map(str, seeds)) or "none"
+
+
+def _estimates(record: SweepRecord) -> Table | None:
+    """What `tensorrl sweep --check` foretells of each agent's cells from the others, beside what they took."""
+    file = ROOT / "tune_jobs" / f"{record.name}.yaml"
+    if not file.exists():
+        return None
+    spec = load_sweep(file)
+    rows = []
+    for label in record.labels:
+        own = [c for c in record.of(label) if c.state == "finished" and elapsed_seconds(c) and not c.axes]
+        foretold = [_foretold(spec, record, cell.key) for cell in own]
+        pairs = [
+            (one, took) for one, cell in zip(foretold, own, strict=True) if one and (took := elapsed_seconds(cell))
+        ]
+        if len(record.cells) > 1 and pairs:
+            shares = [one / took - 1 for one, took in pairs]
+            rows.append(
+                [label, str(len(pairs)), _minutes([p[0] for p in pairs]), _minutes([p[1] for p in pairs]), _off(shares)]
+            )
+    if not rows:
+        return None
+    return Table(
+        "estimates",
+        "Whole trials, minutes: what `tensorrl sweep --check` says of a cell from the others, and what it took",
+        ["Agent", "Cells", "Foretold", "Took", "Off by, lowest to highest"],
+        rows,
+    )
+
+
+def _foretold(spec: object, record: SweepRecord, key: str) -> float | None:
+    rows = [replace(c, state="waiting", agent_steps=0, result={}) if c.key == key else c for c in record.cells]
+    if not any(row.state == "finished" for row in rows):
+        return None
+    one = next(row for row in rows if row.key == key)
+    kept = [row for row in rows if row.state == "finished"] + [one]
+    found = estimate(spec, kept, [Machine("one", 1, 0, 2**40)])  # type: ignore[arg-type]
+    return next(each["seconds"] for each in found["variants"] if each["variant"] == one.variant)
+
+
+def _minutes(seconds: Sequence[float]) -> str:
+    return f"{statistics.median(seconds) / 60:.1f}"
+
+
+def _off(shares: Sequence[float]) -> str:
+    return f"{min(shares):+.0%} to {max(shares):+.0%}".replace("-", "−")
+
+
+if __name__ == "__main__":
+    main()

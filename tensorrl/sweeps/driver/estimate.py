@@ -24,7 +24,7 @@ Device = Literal["cpu", "cuda"]
 MIB = 2**20
 _SPEEDS = Path(__file__).parents[2] / "data" / "trial_speeds.csv"
 _FULL_STEPS = 100_000
-# From whole trials of 100k steps on RoadRunner and Assault (docs/results-earlier.md), on a machine that did other work too:
+# From whole trials of 100k steps on RoadRunner and Assault (docs/results-earlier.md), on a machine that did other work:
 # 43 to 239 s for the last evaluation of 100 games, 47 to 65 MiB on disk.
 _GAME_SECONDS = 1.5
 _DISK = 65 * MIB

@@ -17,7 +17,7 @@ from tensorrl.sweeps.driver.resources import await_machine, fit, trial_resources
 from tensorrl.sweeps.driver.tuning import Control, tune_cells
 from tensorrl.sweeps.grid.cells import PlannedCell, cells, select
 from tensorrl.sweeps.grid.spec import SweepSpec
-from tensorrl.sweeps.remote.driver_side import Away, open_away
+from tensorrl.sweeps.remote.driver_side import RemoteSweep, join_remote
 from tensorrl.sweeps.store.board import Board, OnUpdate
 from tensorrl.sweeps.store.gauges import SweepGauges
 from tensorrl.sweeps.store.layout import (
@@ -94,11 +94,11 @@ def run_sweep(
     if not joins_ray(address) and not remote:
         _refuse_early(spec, store, chosen)
     uri = tracking_uri_for(store / "cell", _given_uri(spec))
-    away = open_away(remote, store, spec.name, uri) if remote else None
+    shared = join_remote(remote, store, spec.name, uri) if remote else None
     open_store(store)
     try:
-        with stop_signals() as stop, away or nullcontext():
-            return _Sweep(spec, store, grid, chosen, uri, away, stop, on_update, say).run(max_concurrent, address)
+        with stop_signals() as stop, shared or nullcontext():
+            return _Sweep(spec, store, grid, chosen, uri, shared, stop, on_update, say).run(max_concurrent, address)
     except Exception as error:
         if isinstance(error, InputError) or not is_full(error):
             raise
@@ -125,13 +125,13 @@ class _Sweep:
         grid: Sequence[PlannedCell],
         chosen: Sequence[PlannedCell],
         uri: str,
-        away: Away | None,
+        shared: RemoteSweep | None,
         stop: StopRequest,
         on_update: OnUpdate | None,
         say: Say,
     ) -> None:
         self.spec, self.store, self.grid, self.chosen = spec, store, grid, chosen
-        self.uri, self.away = uri, away
+        self.uri, self.shared = uri, shared
         self.stop, self.on_update, self.say = stop, on_update, say
         self.folder = sweep_folder(store, spec.name)
         # Places of the cells that another process runs.
@@ -142,16 +142,16 @@ class _Sweep:
         with ExitStack() as held:
             self._become_driver(held)
             # Once more: while this process waited, the other may have made cells, or been of another file.
-            if self.away is not None:
-                self.away.bring(locate(self.store, self.grid))
+            if self.shared is not None:
+                self.shared.bring(locate(self.store, self.grid))
             write_sweep(self.store, self.spec, locate(self.store, self.grid))
             if self.spec.scheduler is None:
                 # Without one all cells are to end, those too that another sweep's stopped.
                 for cell in locate(self.store, self.chosen):
                     (self.store / cell.folder / STOPPED_FILE).unlink(missing_ok=True)
             board = Board(locate(self.store, self.chosen), self.store, self.folder / STATE_FILE, self.on_update)
-            if self.away is not None:
-                self.away.follow(board, self.stop)
+            if self.shared is not None:
+                self.shared.follow(board, self.stop)
             try:
                 self._complete(board, max_concurrent or self.spec.max_concurrent, address)
             except BaseException:
@@ -170,8 +170,8 @@ class _Sweep:
             try:
                 with ExitStack() as here:
                     here.enter_context(file_lock(self.folder / DRIVER_LOCK, wait=False))
-                    if self.away is not None and not self.away.claim(self._pause):
-                        self.away.bring_sweep(locate(self.store, self.chosen))
+                    if self.shared is not None and not self.shared.claim(self._pause):
+                        self.shared.bring_sweep(locate(self.store, self.chosen))
                         raise LockedError
                     held.push(here.pop_all())
             except LockedError:
@@ -196,7 +196,7 @@ class _Sweep:
                 _prepare(self.uri)
                 board.gauges = SweepGauges(self.spec.name)
                 board.show(at_once=True)
-                flag = self.away.flag() if self.away is not None else StopFlag(self.folder / STOP_FILE)
+                flag = self.shared.flag() if self.shared is not None else StopFlag(self.folder / STOP_FILE)
                 flag.lower()
                 control = Control(
                     spec=self.spec,
@@ -210,7 +210,7 @@ class _Sweep:
                     resources=resources,
                     max_concurrent=max_concurrent,
                     say=self.say,
-                    remote=self.away.remote.uri if self.away is not None else "",
+                    remote=self.shared.remote.uri if self.shared is not None else "",
                 )
                 try:
                     self._rounds(board, control)
@@ -226,8 +226,8 @@ class _Sweep:
             ready = [index for index in board.open_cells() if index not in self.busy or self._free(board, index)]
             if ready:
                 end = tune_cells(control, ready)
-                if self.away is not None:
-                    self.away.bring([board.listed[index] for index in ready])
+                if self.shared is not None:
+                    self.shared.bring([board.listed[index] for index in ready])
                 self.busy = (self.busy - set(ready)) | set(end.busy)
                 if end.full:
                     raise _full(self.store)
@@ -258,8 +258,8 @@ class _Sweep:
     def _sync(self, board: Board) -> None:
         folders = [self.store / cell.folder for cell in board.listed]
         _await_records(folders)
-        if self.away is not None:
-            self.away.bring_checkpoints(
+        if self.shared is not None:
+            self.shared.bring_checkpoints(
                 folder
                 for folder in folders
                 if not is_complete(folder, experiment=self.spec.experiment, tracking_uri=self.uri)

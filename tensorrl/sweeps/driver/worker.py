@@ -110,7 +110,7 @@ def _run_cell(task: CellTask, reports: TuneReports) -> CellEnd:
             if find_folder(store, task["key"]) not in (None, name):
                 return CellEnd(outcome="busy", reason="another sweep began it")
             if task["remote"]:
-                return _train_away(task, store, stop, reports)
+                return _train_with_remote(task, store, stop, reports)
             return _train(task, store / name, stop, reports)
         except Exception as error:
             if is_full(error):
@@ -118,7 +118,7 @@ def _run_cell(task: CellTask, reports: TuneReports) -> CellEnd:
             raise
 
 
-def _train_away(task: CellTask, store: Path, stop: Callable[[], bool], reports: TuneReports) -> CellEnd:
+def _train_with_remote(task: CellTask, store: Path, stop: Callable[[], bool], reports: TuneReports) -> CellEnd:
     """Trains a cell that goes to and fro by a remote."""
     from tensorrl.sweeps.remote.files import Remote
     from tensorrl.sweeps.remote.trial_side import Exchange

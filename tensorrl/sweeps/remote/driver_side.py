@@ -39,7 +39,7 @@ _LEFT_HERE = ("driver.lock", STOP_FILE)
 _log = logging.getLogger(__name__)
 
 
-class Away:
+class RemoteSweep:
     """What the driver of a sweep exchanges with a remote.
 
     Args:
@@ -131,7 +131,7 @@ class Away:
             board: the driver's.
             stop: where it is said if another machine's driver took over.
         """
-        self._thread = threading.Thread(target=self._follow, args=(board, stop), name="away", daemon=True)
+        self._thread = threading.Thread(target=self._follow, args=(board, stop), name="remote", daemon=True)
         self._thread.start()
 
     def _follow(self, board: Board, stop: StopRequest) -> None:
@@ -162,7 +162,7 @@ class Away:
             if path.parts[0] != TUNE_FOLDER and path.name not in _LEFT_HERE and not is_draft(path)
         )
 
-    def __enter__(self) -> Away:
+    def __enter__(self) -> RemoteSweep:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -176,7 +176,7 @@ class Away:
         self._claim.release()
 
 
-def open_away(uri: str, store: Path, name: str, tracking_uri: str) -> Away:
+def join_remote(uri: str, store: Path, name: str, tracking_uri: str) -> RemoteSweep:
     """Returns the driver's end of a remote, which is made a store where it is none.
 
     Args:
@@ -192,7 +192,7 @@ def open_away(uri: str, store: Path, name: str, tracking_uri: str) -> Away:
     if sqlite_path(tracking_uri) is not None:
         raise InputError(f"{name}: MLflow at {tracking_uri} (allowed with a remote: a server, by MLFLOW_TRACKING_URI)")
     check_remote(remote)
-    return Away(remote, store, name)
+    return RemoteSweep(remote, store, name)
 
 
 def bring_reports(remote: Remote, store: Path, listed: Sequence[Cell]) -> None:
@@ -254,18 +254,18 @@ def check_remote(remote: Remote) -> None:
 class _RemoteFlag(StopFlag):
     """A flag that trials on other machines see, too."""
 
-    def __init__(self, path: Path, away: Away) -> None:
+    def __init__(self, path: Path, sweep: RemoteSweep) -> None:
         super().__init__(path)
-        self._away = away
-        self.name = sweep_name(away.name, STOP_FILE)
+        self._sweep = sweep
+        self.name = sweep_name(sweep.name, STOP_FILE)
 
     def lower(self) -> None:
         super().lower()
-        self._away.tell(self.name, RUN)
+        self._sweep.tell(self.name, RUN)
 
     def up(self) -> None:
         super().up()
         try:
-            self._away.remote.write(self.name, STOP)
+            self._sweep.remote.write(self.name, STOP)
         except OSError as error:
             _log.warning("trials on other machines cannot be told to stop (%s); Ray ends them", one_line(error))

@@ -17,7 +17,7 @@ from tensorrl.sweeps.driver.check import check_sweep
 from tensorrl.sweeps.driver.cluster import ray_session
 from tensorrl.sweeps.grid.files import load_sweep
 from tensorrl.sweeps.grid.spec import SweepSpec
-from tensorrl.sweeps.remote.driver_side import open_away
+from tensorrl.sweeps.remote.driver_side import join_remote
 from tensorrl.sweeps.remote.files import REMOTE_VARIABLE, Remote
 from tensorrl.sweeps.store.layout import LOCKS_FOLDER, open_store, store_path
 from tensorrl.tracking.connection import connect, sqlite_path, tracking_uri_for
@@ -49,14 +49,14 @@ def probe(spec: SweepSpec, store: Path, remote: str | None = None) -> dict[str, 
 
     open_store(store)
     uri = tracking_uri_for(store / "cell", os.environ.get("MLFLOW_TRACKING_URI") or spec.tracking.uri)
-    away = open_away(remote, store, spec.name, uri).remote if remote else None
+    there = join_remote(remote, store, spec.name, uri).remote if remote else None
     with ray_session("auto"):
         found = check_sweep(spec, store, address="auto", remote=remote)
         token = f"probe-{uuid.uuid4().hex}"
         mark = store / LOCKS_FOLDER / token
         mark.touch()
-        if away is not None:
-            away.write(f"{LOCKS_FOLDER}/{token}", b"asked")
+        if there is not None:
+            there.write(f"{LOCKS_FOLDER}/{token}", b"asked")
         look: Any = ray.remote(num_cpus=0, max_retries=0)(look_from_here)
         asked = {
             look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)).remote(
@@ -70,8 +70,8 @@ def probe(spec: SweepSpec, store: Path, remote: str | None = None) -> dict[str, 
             problems = [line for answer in answered for line in _answer(answer, asked[answer])]
         finally:
             mark.unlink(missing_ok=True)
-            if away is not None:
-                away.remove(f"{LOCKS_FOLDER}/{token}")
+            if there is not None:
+                there.remove(f"{LOCKS_FOLDER}/{token}")
         silent = [f"{name}: does not answer" for answer, name in asked.items() if answer not in answered]
         free = {name: amount for name, amount in ray.available_resources().items() if name in ("CPU", "GPU", "memory")}
     return {**found, "mlflow": uri, "problems": [*problems, *silent], "free": free}

@@ -28,8 +28,11 @@ _FULL_STEPS = 100_000
 # 43 to 239 s for the last evaluation of 100 games, 47 to 65 MiB on disk.
 _GAME_SECONDS = 1.5
 _DISK = 65 * MIB
-# Imports, the emulator and the first report: `python -m benchmarks.startup` gives 4 s for `tensorrl train` alone.
-_START_SECONDS = 8.0
+# Imports, the emulator and the first report: `python -m benchmarks.startup` gives 4 s for `tensorrl train` alone. RLlib,
+# by which a cell builds its training, takes 2 s of a core more.
+_START_SECONDS = 10.0
+# What RLlib takes of a cell's process: 755 MB at most beside 654 by `tensorrl train`, 400 steps of RoadRunner.
+_RLLIB = 100 * MIB
 # What PyTorch's CUDA context and libraries take of a card; not measured here yet.
 _CUDA_CONTEXT = 600 * MIB
 _SMALL_CARD = 16 * 1024 * MIB
@@ -124,7 +127,7 @@ def _kinds(spec: SweepSpec) -> list[PlannedCell]:
 def _trial_memory(cell: PlannedCell, device: Device) -> float:
     replay = replay_bytes(cell.trial.settings, cell.trial.steps) if device == "cpu" else 0
     row = measured().get((device, cell.trial.variant)) or measured()["cpu", cell.trial.variant]
-    return row.memory + _PEAKS + replay
+    return row.memory + _PEAKS + _RLLIB + replay
 
 
 def trials_per_gpu(spec: SweepSpec, machine: Machine) -> int:

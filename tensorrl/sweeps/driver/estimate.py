@@ -28,8 +28,8 @@ _FULL_STEPS = 100_000
 # 43 to 239 s for the last evaluation of 100 games, 47 to 65 MiB on disk.
 _GAME_SECONDS = 1.5
 _DISK = 65 * MIB
-# Imports, the emulator and the first report: `python -m benchmarks.startup` gives 4 s for `tensorrl train` alone. RLlib,
-# by which a cell builds its training, takes 2 s of a core more.
+# Imports, the emulator and the first report: `python -m benchmarks.startup` gives 4 s for `tensorrl train` alone. RLlib
+# takes 2 s of a core more.
 _START_SECONDS = 10.0
 # What RLlib takes of a cell's process: 755 MB at most beside 654 by `tensorrl train`, 400 steps of RoadRunner.
 _RLLIB = 100 * MIB

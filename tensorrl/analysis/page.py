@@ -34,6 +34,7 @@ thead th, tfoot tr:first-child > * { border-top: 1px solid var(--ink); }
 thead th { border-bottom: 1px solid var(--ink); font-weight: 600; vertical-align: bottom; }
 tbody tr:nth-child(even) > * { background: var(--row); } tfoot th, tfoot td { font-weight: 600; }
 #origin td, #open-cells td { text-align: left; }
+tfoot th[scope=row] { max-width: 10rem; }
 td.best { color: var(--best); font-weight: 700; }
 th[aria-sort] { cursor: pointer; } th[aria-sort=ascending]::after { content: " \25B2"; }
 th[aria-sort=descending]::after { content: " \25BC"; }

@@ -78,41 +78,42 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object]]] = {
 }
 
 
-@pytest.mark.parametrize(("file", "damage"), DAMAGES.values(), ids=list(DAMAGES))
-def test_a_damaged_cell_is_named_by_status_report_and_sync_and_the_others_are_shown(
-    store: Path, call: Call, file: str, damage: Callable[[Path], object]
-) -> None:
-    path = first(store) / file
-    damage(path)
-    code, out, _ = call("status", "two", "--out", store, "--json")
+def test_damaged_cells_are_named_by_status_report_and_sync_and_the_others_are_shown(tmp_path: Path, call: Call) -> None:
+    store = tmp_path / "runs"
+    rows = make_sweep(store, "all", ["pong"], {"rainbow": 1.0}, range(len(DAMAGES) + 2))
+    damaged = [store / row["folder"] / file for row, (file, _) in zip(rows, DAMAGES.values(), strict=False)]
+    for path, (_, damage) in zip(damaged, DAMAGES.values(), strict=True):
+        damage(path)
+    code, out, _ = call("status", "all", "--out", store, "--json")
     told = json.loads(out)
-    assert (code, told["finished"], told["damaged"]) == (0, 3, 1)
-    (row,) = [row for row in told["rows"] if row["state"] == "damaged"]
-    assert row["error"][0].startswith(f"{path}: is damaged (")
-    code, out, err = call("status", "two", "--out", store)
+    assert (code, told["finished"], told["damaged"]) == (0, 2, len(damaged))
+    for row, path, name in zip(told["rows"], damaged, DAMAGES, strict=False):
+        assert row["error"][0].startswith(f"{path}: is damaged ("), name
+    code, out, err = call("status", "all", "--out", store)
     assert (code, err) == (0, "")
-    assert f"damaged {path.parent.name}: {path}: is damaged" in out
-    code, out, err = call("report", "two", "--store", store, "--json")
+    assert all(f"damaged {path.parent.name}: {path}: is damaged" in out for path in damaged)
+    code, out, err = call("report", "all", "--store", store, "--json")
     assert (code, err) == (0, "")
-    assert [row["cells"] for row in json.loads(out)["agents"]] == ["1 of 2", "2 of 2"]
-    assert any("1 damaged" in line for line in json.loads(out)["warnings"])
+    assert [row["cells"] for row in json.loads(out)["agents"]] == [f"2 of {len(rows)}"]
+    assert any(f"{len(damaged)} damaged" in line for line in json.loads(out)["warnings"])
     # Nobody answers there: what is damaged is known without asking.
     code, out, _ = call("sync", store, "--tracking-uri", "http://127.0.0.1:9", "--json")
-    problems = [row["problem"] for row in json.loads(out)]
-    assert (code, len(problems)) == (1, 4)
-    assert sum(problem.startswith(f"{path}: is damaged") for problem in problems) == 1
+    problems = {row["directory"]: row["problem"] for row in json.loads(out)}
+    assert (code, len(problems)) == (1, len(rows))
+    assert all(problems[str(path.parent)].startswith(f"{path}: is damaged") for path in damaged)
 
 
-@pytest.mark.parametrize("content", ['{"a": 1}', "[]", '{"cells": [1]}', '{"cells": [{"key": "k"}]}', "ESCAPING"])
-def test_a_damaged_list_of_cells_is_one_line_and_the_runs_are_synced(store: Path, call: Call, content: str) -> None:
+def test_a_damaged_list_of_cells_is_one_line_and_the_runs_are_synced(store: Path, call: Call) -> None:
     path = store / ".sweeps" / "two" / "cells.json"
-    rows = json.loads(path.read_text())["cells"]
-    path.write_text(content.replace("ESCAPING", json.dumps({"cells": [rows[0] | {"folder": "../other"}]})))
-    for command in (("status", "two", "--out", store), ("report", "two", "--store", store)):
-        code, _, err = call(*command)
-        assert code == 2
-        assert err.startswith(f"tensorrl: {path}: is damaged (")
-        assert err.count("\n") == 1
+    (first, *_) = json.loads(path.read_text())["cells"]
+    escaping = {"cells": [first | {"folder": "../other"}]}
+    for content in ({"a": 1}, [], {"cells": [1]}, {"cells": [{"key": "k"}]}, escaping):
+        path.write_text(json.dumps(content))
+        for command in (("status", "two", "--out", store), ("report", "two", "--store", store)):
+            code, _, err = call(*command)
+            assert code == 2
+            assert err.startswith(f"tensorrl: {path}: is damaged (")
+            assert err.count("\n") == 1
     code, out, err = call("sync", store)
     assert (code, err) == (0, "")
     assert "4 of 4 runs are in MLflow" in out

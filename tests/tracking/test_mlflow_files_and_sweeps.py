@@ -12,6 +12,7 @@ from trial_folder import TrialFolder
 
 from tensorrl.tracking import record_sweep, sync_directory
 from tensorrl.tracking.connection import connect
+from tensorrl.trial.cell import Cell
 
 
 def artifacts_of(uri: str, run: Any, path: str | None = None) -> set[str]:
@@ -74,7 +75,8 @@ def test_a_store_that_takes_no_files_has_the_finished_run_all_the_same(
 def list_cell(trial: TrialFolder, sweep: str) -> None:
     folder = trial.path.parent / ".sweeps" / sweep
     folder.mkdir(parents=True)
-    cells = [{"key": "b" * 64, "folder": "other"}, {"key": trial.trial["key"], "folder": trial.path.name}]
+    listed = [("b" * 64, "other"), (trial.trial["key"], trial.path.name)]
+    cells = [Cell(key, name, "pong", "denoised", seed, 500).row() for seed, (key, name) in enumerate(listed)]
     (folder / "cells.json").write_text(json.dumps({"name": sweep, "cells": cells}))
 
 

@@ -72,9 +72,7 @@ def test_a_killed_trial_goes_on_to_the_same_bits_and_figures(tmp_path, whole):
     assert figures(out) == figures(whole[0])
 
 
-def test_a_damaged_checkpoint_is_said_and_the_one_before_taken_and_a_torn_line_is_written_again(
-    tmp_path, whole
-):
+def test_a_damaged_checkpoint_is_said_and_the_one_before_taken_and_a_torn_line_is_written_again(tmp_path, whole):
     out, said = tmp_path / "run", []
     with pytest.raises(Kill):
         run_trial(spec(), out, on_report=stop_at(195))

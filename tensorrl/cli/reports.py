@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tensorrl.cli.options import Json, print_json
+from tensorrl.cli.options import Json, Sweep, print_json
 
 Store = Annotated[
     Path | None, typer.Option("--store", help="The store: a folder of cells. TENSORRL_STORE, or runs, otherwise.")
@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
 
 
 def report_command(
-    sweep: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A sweep that was run in the store, or its file.")],
+    sweep: Sweep,
     out: Annotated[Path | None, typer.Option(help="Folder of the report; STORE/.sweeps/NAME/report otherwise.")] = None,
     store: Store = None,
     as_json: Json = False,
@@ -60,7 +60,8 @@ def sync_command(
     as_json: Json = False,
 ) -> None:
     """Send MLflow what it lacks of every run in a folder: safe to repeat and to interrupt."""
-    from tensorrl.tracking import sync_directory
+    from tensorrl.cli.next_steps import after_sync
+    from tensorrl.tracking import find_link, recorded_at, sync_directory
 
     outcomes = sync_directory(directory, tracking_uri=tracking_uri)
     rows = [
@@ -80,6 +81,10 @@ def sync_command(
 
         print_table(rows)
         print(f"{len(rows) - failed} of {len(rows)} runs are in MLflow as they are here")
+        sent = [each.directory for each in outcomes if each.problem is None]
+        places = {recorded_at(directory, tracking_uri=tracking_uri) for directory in sent}
+        links = [find_link(*place) for place in sorted(places)]
+        print(after_sync([link for link in links if link is not None]))
     if failed:
         sys.exit(1)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from tensorrl.cli.options import Json, print_json
+from tensorrl.cli.options import Json, Sweep, SweepFile, print_json
 from tensorrl.errors import InputError
 from tensorrl.sweeps.remote.files import REMOTE_VARIABLE
 
@@ -51,7 +51,7 @@ def register(app: typer.Typer) -> None:
 
 
 def sweep_command(
-    file: Annotated[Path, typer.Argument(help="A sweep file (YAML).")],
+    file: SweepFile,
     out: Out = None,
     check: Annotated[bool, typer.Option("--check", help="Only check it, and say what it takes.")] = False,
     only: Only = None,
@@ -70,7 +70,8 @@ def sweep_command(
     if check:
         _check(spec, store, only=only, address=address, remote=remote, as_json=as_json)
         return
-    from tensorrl.cli.display import SweepDisplay, print_results
+    from tensorrl.cli.progress import SweepDisplay
+    from tensorrl.cli.tables import print_results
     from tensorrl.sweeps.driver.cluster import RayLost
 
     try:
@@ -102,8 +103,17 @@ def sweep_command(
         for folder in stopped:
             print(f"stopped early by the sweep's scheduler: {folder.name}")
         _print_failed(failed)
+        _print_next(spec, store.absolute())
     if failed:
         sys.exit(1)
+
+
+def _print_next(spec: Any, store: Path) -> None:
+    from tensorrl.cli.next_steps import after_sweep
+    from tensorrl.tracking import find_link, tracking_uri_for
+
+    uri = tracking_uri_for(store / "cell", os.environ.get("MLFLOW_TRACKING_URI") or spec.tracking.uri)
+    print(after_sweep(spec.name, store, find_link(uri, spec.experiment)))
 
 
 def _check(spec: Any, store: Path, *, only: str | None, address: str | None, remote: str | None, as_json: bool) -> None:
@@ -118,7 +128,7 @@ def _check(spec: Any, store: Path, *, only: str | None, address: str | None, rem
 
 
 def submit_command(
-    file: Annotated[Path, typer.Argument(help="A sweep file (YAML).")],
+    file: SweepFile,
     address: Annotated[str, typer.Option(help="The cluster's dashboard, http://HOST:8265.")],
     out: Annotated[str | None, typer.Option("--out", help="The store, as every machine of the cluster has it.")] = None,
     only: Only = None,
@@ -178,7 +188,7 @@ def print_reach(found: dict[str, Any]) -> None:
 
 
 def status_command(
-    sweep: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A sweep that was run in the store, or its file.")],
+    sweep: Sweep,
     out: Out = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Again and again, until the sweep's driver has ended.")

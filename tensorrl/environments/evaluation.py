@@ -33,6 +33,7 @@ def play_episodes(
     envs: int = 16,
     threads: int = 1,
     on_frame: Callable[[Frame], None] | None = None,
+    on_episode: Callable[[int], None] | None = None,
 ) -> list[Episode]:
     """Plays full games with an ε-greedy policy and returns them in the order of their seeds.
 
@@ -48,6 +49,7 @@ def play_episodes(
         envs: games at once, at most.
         threads: of ALE.
         on_frame: called with every frame (84, 84) of the first episode, as for a video.
+        on_episode: called with how many episodes are over, whenever one more is.
     """
     envs = min(envs, episodes)
     env = make_vector_env(game, envs, threads=min(threads, envs))
@@ -78,6 +80,8 @@ def play_episodes(
                 for slot in np.flatnonzero(begins).tolist():
                     if playing[slot] >= 0:
                         results[playing[slot]] = Episode(float(scores[slot]), int(steps[slot]))
+                        if on_episode is not None:
+                            on_episode(episodes - results.count(None))
                     playing[slot] = next(queue, -1)
                     explorers[slot] = np.random.default_rng((seed, playing[slot] % 2**31))
                     scores[slot], steps[slot] = 0.0, 0

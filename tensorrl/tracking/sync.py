@@ -60,6 +60,16 @@ def sync_directory(
     )
 
 
+def recorded_at(directory: Path, *, tracking_uri: str | None = None) -> tuple[str, str]:
+    """Returns the MLflow store and the experiment that `sync_directory` sends a trial's folder to.
+
+    Args:
+        directory: the trial's folder.
+        tracking_uri: as given to `sync_directory`.
+    """
+    return store.tracking_uri_for(directory, tracking_uri), recall_experiment(directory)
+
+
 def sync_missing(
     directories: Iterable[Path], *, tracking_uri: str, experiment: str, failed: Collection[Path] = ()
 ) -> list[SyncOutcome]:

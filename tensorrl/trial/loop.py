@@ -13,11 +13,10 @@ from tensorrl.environments.atari import ACTION_REPEAT
 from tensorrl.errors import InputError
 from tensorrl.trial import checkpoints, diagnostics, folder, spectra, warm_start
 from tensorrl.trial.manifest import CHECKPOINTS
-from tensorrl.trial.spec import FULL_STEPS, TrialSpec
+from tensorrl.trial.spec import TrialSpec
+from tensorrl.trial.time_left import POINT_GAMES, POINTS, final_games
 from tensorrl.trial.training import Training, parameters_sha256
 
-_EVALUATION_POINTS = (0.8, 0.9, 1.0)
-_POINT_EPISODES = 3
 _CHUNK = 100
 
 OnReport = Callable[[dict[str, Any]], None]
@@ -66,7 +65,7 @@ class TrialLoop:
         self.checkpoints = out / CHECKPOINTS
         self.report_every = max(1, min(1_000, spec.steps // 20))
         self.checkpoint_every = spec.checkpoint_every or max(500, spec.steps // 20)
-        self.evaluation_points = sorted({max(1, round(p * spec.steps)) for p in _EVALUATION_POINTS})
+        self.evaluation_points = sorted({max(1, round(p * spec.steps)) for p in POINTS})
         self.spectrum_points = spectra.points(spec.steps)
         self.reconstruction_error: dict[str, float] | None = None
         self.training_seconds = 0.0
@@ -147,7 +146,7 @@ class TrialLoop:
         steps = self.training.steps
         figures: dict[str, Any] = {}
         if steps in self.evaluation_points:
-            scores = self._evaluate(_POINT_EPISODES, seed=self._evaluation_seed())
+            scores = self._evaluate(POINT_GAMES, seed=self._evaluation_seed())
             self.point_scores += scores
             figures = {"evaluation_return": _mean(scores), "evaluation_episodes": len(scores)}
         if steps in self.spectrum_points:
@@ -211,10 +210,10 @@ class TrialLoop:
         folder.sync_reports(self.out)
         checkpoints.save(self.training, self.checkpoints, extra)
 
-    def _evaluate(self, episodes: int, *, seed: int) -> list[float]:
-        """Scores of whole games."""
+    def _evaluate(self, episodes: int, *, seed: int, **options: Any) -> list[float]:
+        """Scores of whole games; see `play_episodes` for the options."""
         start = time.perf_counter()
-        played = self.training.evaluate(episodes, seed=seed, threads=self.threads)
+        played = self.training.evaluate(episodes, seed=seed, threads=self.threads, **options)
         self.evaluation_seconds += time.perf_counter() - start
         return [episode.score for episode in played]
 
@@ -228,9 +227,13 @@ class TrialLoop:
 
     def _finish(self) -> dict[str, Any]:
         settings, game = self.training.settings, games.get(self.spec.game)
-        episodes = max(1, round(settings.final_episodes * min(1.0, self.spec.steps / FULL_STEPS)))
-        self.on_report({"message": f"playing {episodes} games to evaluate the final network"})
-        final = self._evaluate(episodes, seed=self._evaluation_seed() + 1)
+        episodes = final_games(self.spec.steps, settings.final_episodes)
+        self.on_report({"final_games": 0, "of": episodes})
+        final = self._evaluate(
+            episodes,
+            seed=self._evaluation_seed() + 1,
+            on_episode=lambda over: self.on_report({"final_games": over, "of": episodes}),
+        )
         score = _mean(self.point_scores)
         return {
             "score": score,

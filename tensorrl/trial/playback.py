@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,13 @@ def load_network(path: Path) -> tuple[QNetwork, dict[str, Any]]:
 
 
 def evaluate_checkpoint(
-    path: Path, *, episodes: int, seed: int = 0, video: Path | None = None, threads: int | None = None
+    path: Path,
+    *,
+    episodes: int,
+    seed: int = 0,
+    video: Path | None = None,
+    threads: int | None = None,
+    on_episode: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Plays full games with the network of a checkpoint.
 
@@ -66,6 +73,7 @@ def evaluate_checkpoint(
         seed: of no-ops and random actions.
         video: where to film the first game, .mp4 or .gif.
         threads: of PyTorch and ALE.
+        on_episode: called with how many games are over, whenever one more is.
 
     Returns:
         game, variant, agent_steps, mean, human_normalized, and episodes with score and steps.
@@ -89,6 +97,7 @@ def evaluate_checkpoint(
         epsilon=Settings.model_fields["evaluation_epsilon"].default,
         threads=system.use_threads(threads),
         on_frame=(lambda frame: frames.append(frame.copy())) if video else None,
+        on_episode=on_episode,
     )
     if video is not None:
         write_video(video, frames)

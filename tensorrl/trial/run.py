@@ -15,10 +15,12 @@ from tensorrl import files, games, system
 from tensorrl.environments.atari import AtariGame
 from tensorrl.errors import InputError
 from tensorrl.learning.recording import Recorder
-from tensorrl.trial import folder
+from tensorrl.trial import difference, folder
 from tensorrl.trial.loop import Interrupted, OnReport, Record, TrialLoop
 from tensorrl.trial.spec import TrialSpec, describe, make_spec
 from tensorrl.trial.training import Training, build_agent
+
+_MOST_DIFFERENCES = 4
 
 __all__ = ["FolderInUse", "Interrupted", "Record", "TrialSpec", "build_training", "make_spec", "run_trial"]
 
@@ -127,14 +129,23 @@ def _look(out: Path, description: dict[str, Any], *, resume: bool) -> dict[str, 
     other = folder.load_trial(out)
     if other is not None:
         if other["key"] != description["key"]:
-            what = ", ".join(f"{name} {other.get(name)}" for name in ("variant", "game", "seed", "steps"))
-            raise InputError(f"{out}: holds another run ({what}); choose another folder")
+            raise InputError(
+                f"{out}: holds another run, with {_what_differs(other, description)}; choose another folder"
+            )
         if not resume:
             raise InputError(f"{out}: holds this run already; continue it with --resume, or choose another folder")
         return folder.load_result(out)
     if not all(files.is_draft(path) or path.name == folder.LOCK_FILE for path in out.iterdir()):
         raise InputError(f"{out}: is not empty and holds no run of tensorrl; choose another folder")
     return None
+
+
+def _what_differs(other: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """How another run differs from the one that is wanted: "seed 1 where 0 is asked for"."""
+    pairs = difference.rows([other, wanted])
+    listed = [f"{name} {theirs} where {ours} is asked for" for name, (theirs, ours) in pairs.items()]
+    more = f" and {len(listed) - _MOST_DIFFERENCES} more" if len(listed) > _MOST_DIFFERENCES else ""
+    return ("; ".join(listed[:_MOST_DIFFERENCES]) or f"key {str(other['key'])[:8]}") + more
 
 
 @contextmanager

@@ -126,8 +126,8 @@ class Training:
         games, self.recent = self.recent, []
         return games
 
-    def evaluate(self, episodes: int, *, seed: int, threads: int = 1) -> list[Episode]:
-        """Plays full games with the mean network (no noise) and the settings' evaluation ε."""
+    def evaluate(self, episodes: int, *, seed: int, threads: int = 1, **options: Any) -> list[Episode]:
+        """Plays full games with the mean network (no noise) and the settings' evaluation ε; see `play_episodes`."""
         return evaluate(
             self.agent.network,
             self.game.game,
@@ -135,6 +135,7 @@ class Training:
             seed=seed,
             epsilon=self.settings.evaluation_epsilon,
             threads=threads,
+            **options,
         )
 
     def get_state(self) -> dict[str, Any]:

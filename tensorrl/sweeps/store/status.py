@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from tensorrl.sweeps.store.layout import STATE_FILE, find_sweep, sweep_folder
 from tensorrl.trial.cell import Cell, CellStatus, State, cell_status
 from tensorrl.trial.folder import is_number, read_json
+from tensorrl.trial.time_left import GAME_SECONDS, evaluation_games_left
 
 DriverState = Literal["running", "waiting", "stopped", "ended", "gone", "none"]
 
@@ -47,7 +48,7 @@ class SweepStatus:
 
     @property
     def seconds_left(self) -> float | None:
-        """Seconds until the last agent step at the present speed; None where nothing runs."""
+        """Seconds until the last game of the last evaluation at the present speed; None where nothing runs."""
         return seconds_left(self.rows)
 
 
@@ -57,10 +58,17 @@ def steps_per_second(rows: Sequence[CellStatus]) -> float:
 
 
 def seconds_left(rows: Sequence[CellStatus]) -> float | None:
-    """Returns the seconds until the last agent step at the present speed; None where nothing runs."""
+    """Returns the seconds until the last game of the last evaluation; None where nothing runs.
+
+    Agent steps are reckoned at the present speed of all running cells, evaluation games at what they are known to take.
+    """
     speed = steps_per_second(rows)
-    left = sum(row.steps - row.agent_steps for row in rows if row.state in ("waiting", "unfinished", "running"))
-    return left / speed if speed else None
+    if not speed:
+        return None
+    open_rows = [row for row in rows if row.state in ("waiting", "unfinished", "running")]
+    games = sum(evaluation_games_left(row.agent_steps, row.steps) for row in open_rows)
+    at_once = sum(row.state == "running" for row in rows)
+    return sum(row.steps - row.agent_steps for row in open_rows) / speed + games * GAME_SECONDS / at_once
 
 
 def sweep_status(store: Path, wanted: str) -> SweepStatus:

@@ -22,11 +22,11 @@ BIN = Path(sys.executable).parent
 DEBUG = "tune_jobs/debug.yaml"
 SMALL = """
 name: NAME
-games: [pong]
+games: [breakout]
 variants: [VARIANT]
 seeds: 1
-steps: 400
-settings: {learning_starts: 300}
+steps: 80
+settings: {learning_starts: 60}
 evaluation: {final_episodes: 1, epsilon: 1.0}
 """
 

@@ -1,0 +1,100 @@
+"""The commands that train one agent and play with it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tensorrl.cli.options import MOST_SEED, Device, Game, Json, Set, Threads, Variant, parse_overrides, print_json
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.command("train")(train_command)
+    app.command("evaluate")(evaluate_command)
+
+
+def train_command(
+    game: Game,
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    variant: Variant = "rainbow",
+    seed: Annotated[int, typer.Option(help="Source of all randomness.")] = 0,
+    steps: Annotated[int, typer.Option(help="Agent steps (4 frames each).")] = 100_000,
+    checkpoint_every: Annotated[int | None, typer.Option(help="Agent steps between checkpoints.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
+    overrides: Set = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Train one agent in this process and evaluate it; a killed run goes on with --resume, to the same bits."""
+    from tensorrl.cli.progress import TrainingDisplay
+    from tensorrl.tracking import MlflowRecord
+    from tensorrl.trial.run import Interrupted, make_spec, run_trial
+
+    spec = make_spec(
+        game=game,
+        variant=variant,
+        seed=seed,
+        steps=steps,
+        overrides=parse_overrides(overrides),
+        device=device,
+        threads=threads,
+        checkpoint_every=checkpoint_every,
+    )
+    records: list[MlflowRecord] = []
+
+    def record(folder: Path) -> MlflowRecord:
+        records.append(MlflowRecord(folder))
+        return records[-1]
+
+    try:
+        with TrainingDisplay(spec.steps, spec.settings.final_episodes) as display:
+            result = run_trial(spec, out, resume=resume, record=record, on_report=display.update)
+    except (Interrupted, KeyboardInterrupt) as stop:
+        print(f"tensorrl: {stop or 'interrupted'}; go on with --resume", file=sys.stderr)
+        sys.exit(130)
+    if as_json:
+        print_json(result)
+        return
+    from tensorrl.cli.next_steps import after_training
+    from tensorrl.cli.tables import print_results
+    from tensorrl.tracking import find_link
+
+    print_results([result])
+    link = find_link(records[0].tracking_uri, records[0].experiment) if records else None
+    print(after_training(out, result, link))
+
+
+def evaluate_command(
+    checkpoint: Annotated[Path, typer.Argument(help="A run's folder, or one checkpoint in it.")],
+    episodes: Annotated[int, typer.Option(min=1, max=10_000, help="Full games to play.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Of no-ops and random actions.")] = 0,
+    video: Annotated[Path | None, typer.Option(help="Write the first game to FILE.mp4 or FILE.gif.")] = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Play full games with a trained agent, no noise, true rewards."""
+    from tensorrl.cli.progress import GamesDisplay
+    from tensorrl.trial.playback import evaluate_checkpoint
+
+    with GamesDisplay(episodes) as display:
+        result = evaluate_checkpoint(
+            checkpoint, episodes=episodes, seed=seed, video=video, threads=threads, on_episode=display.update
+        )
+    if as_json:
+        print_json(result)
+        return
+    from tensorrl.cli.next_steps import after_evaluation
+    from tensorrl.cli.tables import print_table
+
+    print_table([{"episode": i + 1, **episode} for i, episode in enumerate(result["episodes"])])
+    print(
+        f"{result['variant']} on {result['game']} after {result['agent_steps']:,} agent steps: "
+        f"mean {result['mean']:.1f}"
+        + ("" if result["human_normalized"] is None else f", human-normalised {result['human_normalized']:.3f}")
+    )
+    print(after_evaluation(checkpoint, video))

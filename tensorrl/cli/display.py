@@ -15,6 +15,7 @@ from tensorrl.cli.tables import print_table
 if TYPE_CHECKING:
     from tensorrl.sweeps import SweepStatus
 
+
 class StatusDisplay:
     """How a sweep stands, over itself on a terminal and line after line elsewhere."""
 

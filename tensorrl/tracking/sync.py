@@ -67,7 +67,7 @@ def recorded_at(directory: Path, *, tracking_uri: str | None = None) -> tuple[st
         directory: the trial's folder.
         tracking_uri: as given to `sync_directory`.
     """
-    return store.tracking_uri_for(directory, tracking_uri), recall_experiment(directory)
+    return connection.tracking_uri_for(directory, tracking_uri), recall_experiment(directory)
 
 
 def sync_missing(

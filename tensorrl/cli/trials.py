@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from tensorrl.cli.options import MOST_SEED, Device, Game, Json, Set, Threads, Variant, parse_overrides, print_json
+from tensorrl.errors import InputError
 
 
 def register(app: typer.Typer) -> None:
@@ -32,7 +33,8 @@ def train_command(
 ) -> None:
     """Train one agent in this process and evaluate it; a killed run goes on with --resume, to the same bits."""
     from tensorrl.cli.progress import TrainingDisplay
-    from tensorrl.tracking import MlflowRecord
+    from tensorrl.files import is_full
+    from tensorrl.tracking import MlflowRecord, tracking_uri_for
     from tensorrl.trial.run import Interrupted, make_spec, run_trial
 
     spec = make_spec(
@@ -45,6 +47,8 @@ def train_command(
         threads=threads,
         checkpoint_every=checkpoint_every,
     )
+    # What cannot be recorded is refused before anything is written.
+    tracking_uri_for(out)
     records: list[MlflowRecord] = []
 
     def record(folder: Path) -> MlflowRecord:
@@ -57,6 +61,12 @@ def train_command(
     except (Interrupted, KeyboardInterrupt) as stop:
         print(f"tensorrl: {stop or 'interrupted'}; go on with --resume", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        if isinstance(error, InputError) or not is_full(error):
+            raise
+        raise InputError(
+            f"{out}: no space left on the device; what is finished is kept, and --resume goes on once there is space"
+        ) from None
     if as_json:
         print_json(result)
         return

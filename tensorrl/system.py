@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from tensorrl.errors import InputError
@@ -33,6 +34,56 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+def use_device(device: torch.device) -> None:
+    """Makes PyTorch's results on a GPU repeatable and of full float32 precision; does nothing on a CPU.
+
+    cuDNN's convolutions take no algorithm that adds in another order each time, and no TF32, which would round their
+    inputs to 10 bits (PyTorch's products of matrices do not take it anyway). cuBLAS works in memory of a fixed size.
+    """
+    if device.type != "cuda":
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def device_name(device: torch.device) -> str:
+    """What to call a device in a line for a user."""
+    if device.type != "cuda":
+        return f"the CPU ({torch.get_num_threads()} of its threads)"
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return f"{torch.cuda.get_device_name(device)} ({memory / 2**30:.0f} GiB)"
+
+
+def memory_is_short(error: torch.OutOfMemoryError) -> str:
+    """One line for a user about a device without enough memory."""
+    said = str(error).split(". ")[0]
+    return f"device 'cuda': its memory is short ({said}); free some, take another device, or lower replay_capacity"
+
+
+def restore_generator(generator: torch.Generator, state: torch.Tensor, step: int) -> bool:
+    """Puts a generator's state back, or where it is that of another kind of device, seeds it anew by a rule.
+
+    CPUs and GPUs draw by different algorithms, so what was left of one cannot go on in the other. The new seed is made
+    of the generator's own and the step, so that whoever goes on from there draws the same.
+
+    Args:
+        generator: as it was made, from the trial's seed.
+        state: what `get_state` gave.
+        step: how far the trial was.
+
+    Returns:
+        Whether the draws go on where they were.
+    """
+    state = state.to("cpu", torch.uint8)
+    if state.shape == generator.get_state().shape:
+        generator.set_state(state)
+        return True
+    seeds = np.random.SeedSequence([generator.initial_seed(), step])
+    generator.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> 1))
+    return False
 
 
 def use_threads(threads: int | None) -> int:

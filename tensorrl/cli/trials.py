@@ -32,8 +32,11 @@ def train_command(
     as_json: Json = False,
 ) -> None:
     """Train one agent in this process and evaluate it; a killed run goes on with --resume, to the same bits."""
+    import torch
+
     from tensorrl.cli.progress import TrainingDisplay
     from tensorrl.files import is_full
+    from tensorrl.system import memory_is_short
     from tensorrl.tracking import MlflowRecord, tracking_uri_for
     from tensorrl.trial.run import Interrupted, make_spec, run_trial
 
@@ -61,6 +64,8 @@ def train_command(
     except (Interrupted, KeyboardInterrupt) as stop:
         print(f"tensorrl: {stop or 'interrupted'}; go on with --resume", file=sys.stderr)
         sys.exit(130)
+    except torch.OutOfMemoryError as error:
+        raise InputError(memory_is_short(error)) from None
     except Exception as error:
         if isinstance(error, InputError) or not is_full(error):
             raise

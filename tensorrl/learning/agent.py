@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tensorrl import system
 from tensorrl.learning.recording import Recorder
 from tensorrl.learning.replay import Batch, Replay
 from tensorrl.networks.qnetwork import QNetwork
@@ -67,8 +68,11 @@ class Agent:
         self.device = device = network.support.device
         self.recorder = Recorder(device) if recorder is None else recorder
         self.updates = 0
+        self.reseeded = False
+        """Whether the state last taken was of another kind of device, and the draws began anew from seed and update."""
         self.loss_sum = torch.zeros((), device=device)
         self.loss_count = 0
+        self._one = torch.ones((), device=device)
         self.explorer = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, 1])))
         self.generator = torch.Generator(device).manual_seed(seed)
         self.recorder.register(self.generator)
@@ -145,21 +149,21 @@ class Agent:
             network.form_noise()
         targets = self.targets(batch, lookahead)
         with optimizer.curvature() if observed else nullcontext() as observer:
-            predictions = network.chosen(network(batch.stacks), batch.actions)
+            predictions = network.chosen(batch.stacks, batch.actions, repeatable=self.recorder.active)
             losses = head.losses(predictions, targets)
             loss = (batch.weights * losses).mean()
             if observer is not None:
                 observer.observe(_rows_of(predictions), loss=loss, weights=batch.weights)
         for parameter in self._parameters:
             parameter.grad = None
-        loss.backward()
+        loss.backward(self._one)
         self._clip_gradient()
         if observed:
             optimizer.prepare()
         optimizer.apply()
         for _ in range(optimizer.fits):
             with torch.no_grad():
-                moved = network.chosen(network(batch.stacks), batch.actions)
+                moved = network.chosen(batch.stacks, batch.actions, repeatable=self.recorder.active)
             optimizer.fit_step(_rows_of(predictions), _rows_of(moved))
         self.loss_sum += loss.detach()
         return head.errors(predictions, targets, losses)
@@ -173,7 +177,7 @@ class Agent:
         target = self.target
         if target.is_noisy:
             target.draw_noise(self.generator)
-        bootstraps = target.chosen(target(lookahead.stacks), lookahead.choices)
+        bootstraps = target.chosen(lookahead.stacks, lookahead.choices, repeatable=self.recorder.active)
         return target.head.targets(
             bootstraps, batch.returns, batch.discounts, target.support, repeatable=self.recorder.active
         )
@@ -262,7 +266,7 @@ class Agent:
         self.updates = state["updates"]
         self.loss_sum = state["loss_sum"].to(self.device).clone()
         self.loss_count = state["loss_count"]
-        self.generator.set_state(state["generator"].cpu())
+        self.reseeded = not system.restore_generator(self.generator, state["generator"], self.updates)
         self.explorer.bit_generator.state = state["explorer"]
         self.recorder.forget()
 

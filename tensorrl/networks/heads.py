@@ -65,13 +65,15 @@ class CategoricalHead(ValueHead):
 
     Args:
         atoms: how many, at least 2.
+        low: smallest return of the support.
+        high: largest.
     """
 
     has_support = True
     likelihood = "categorical"
 
-    def __init__(self, atoms: int) -> None:
-        self.axes = (atoms,)
+    def __init__(self, atoms: int, low: float, high: float) -> None:
+        self.axes, self.low, self.high = (atoms,), low, high
 
     def outputs(self, logits: Tensor) -> Tensor:
         """The logits themselves."""
@@ -85,8 +87,10 @@ class CategoricalHead(ValueHead):
         self, bootstraps: Tensor, returns: Tensor, discounts: Tensor, support: Tensor, *, repeatable: bool = False
     ) -> Tensor:
         """Distributions of R + γ Z on the support."""
-        project = dense_projection if repeatable else categorical_projection
-        return project(bootstraps.softmax(1), returns, discounts, support)
+        probabilities = bootstraps.softmax(1)
+        if repeatable:
+            return dense_projection(probabilities, returns, discounts, support, self.low, self.high)
+        return categorical_projection(probabilities, returns, discounts, support)
 
     def losses(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropies."""
@@ -127,9 +131,18 @@ class ScalarHead(ValueHead):
         return (predictions - targets).detach().abs()
 
 
+def outputs_of(outputs: Tensor, actions: Tensor) -> Tensor:
+    """Of outputs (batch, actions, *axes) those for actions (batch,), (batch, *axes).
+
+    By a mask, whose gradient is one too: that of indexing adds up in no fixed order on a GPU.
+    """
+    taken = actions[:, None] == torch.arange(outputs.shape[1], device=outputs.device)
+    return torch.where(taken.view(*taken.shape, *(1,) * (outputs.dim() - 2)), outputs, 0).sum(1)
+
+
 def value_head(spec: NetworkSpec) -> ValueHead:
     """The head of the network that a spec describes."""
-    return CategoricalHead(spec.atoms) if spec.value_axes else ScalarHead()
+    return CategoricalHead(spec.atoms, spec.v_min, spec.v_max) if spec.value_axes else ScalarHead()
 
 
 def categorical_projection(probabilities: Tensor, returns: Tensor, discounts: Tensor, support: Tensor) -> Tensor:
@@ -162,18 +175,25 @@ def categorical_projection(probabilities: Tensor, returns: Tensor, discounts: Te
     return projected.view(batch, atoms)
 
 
-def dense_projection(probabilities: Tensor, returns: Tensor, discounts: Tensor, support: Tensor) -> Tensor:
+def dense_projection(
+    probabilities: Tensor, returns: Tensor, discounts: Tensor, support: Tensor, low: float, high: float
+) -> Tensor:
     """As `categorical_projection`, by a product of matrices instead of sums in the order in which threads arrive.
 
-    Atom i takes (1 − |place of shifted atom j − i|)⁺ of atom j's mass. More arithmetic and fewer operators, which is
-    what a GPU wants; on a CPU it is the slower of the two. Rounding differs.
+    Atom i takes (1 − |z′ⱼ − zᵢ| / Δz)⁺ of the mass of atom j, shifted to z′ⱼ. More arithmetic and fewer operators,
+    which is what a GPU wants; on a CPU it is the slower of the two. Rounding differs.
+
+    Args:
+        probabilities: see `categorical_projection`, as for what follows.
+        returns: likewise.
+        discounts: likewise.
+        support: likewise.
+        low: its first atom, on the host.
+        high: its last.
     """
-    atoms = len(support)
-    low, step = support[0], support[1] - support[0]
-    shifted = torch.addcmul(returns[:, None], discounts[:, None], support)
-    places = shifted.sub_(low).div_(step).clamp_(0, atoms - 1)
-    numbers = torch.arange(atoms, device=support.device, dtype=support.dtype)
-    shares = (places[:, None, :] - numbers[:, None]).abs_().neg_().add_(1).clamp_(min=0)
+    shifted = torch.addcmul(returns[:, None], discounts[:, None], support).clamp_(low, high)
+    distances = (shifted[:, None, :] - support[:, None]).abs_()
+    shares = torch.rsub(distances, 1, alpha=(len(support) - 1) / (high - low)).clamp_(min=0)
     return torch.bmm(shares, probabilities[:, :, None])[:, :, 0]
 
 

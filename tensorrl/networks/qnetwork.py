@@ -31,7 +31,7 @@ class QNetwork(nn.Module):
     """
 
     support: Tensor
-    _action_numbers: Tensor
+    _centred: Tensor
 
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class QNetwork(nn.Module):
             build_dense(spec, layer) for layer in spec.dense_layers()
         )
         self.register_buffer("support", torch.linspace(spec.v_min, spec.v_max, spec.atoms), persistent=False)
-        self.register_buffer("_action_numbers", torch.arange(spec.actions), persistent=False)
+        self.register_buffer("_centred", torch.eye(spec.actions) - 1 / spec.actions, persistent=False)
         self._noisy = [module for module in self.modules() if isinstance(module, NoisyLinear)]
 
     def forward(self, stacks: Tensor) -> Tensor:
@@ -51,16 +51,18 @@ class QNetwork(nn.Module):
 
         logits(a) = V + A(a) − mean over actions of A: one value per atom, centred over actions.
         """
+        value, advantage = self._streams(stacks)
+        return self.head.outputs(value + advantage - advantage.mean(1, keepdim=True))
+
+    def _streams(self, stacks: Tensor) -> tuple[Tensor, Tensor]:
+        """Values (batch, 1, atoms) and advantages (batch, actions, atoms)."""
         spec = self.spec
         features = self.torso(stacks if stacks.dtype == self.support.dtype else self.prepare(stacks))
         if spec.factorization == "none":
             features = features.flatten(1)
         value = self.value_output(F.relu(self.value_hidden(features)))
         advantage = self.advantage_output(F.relu(self.advantage_hidden(features)))
-        value = value.view(-1, 1, spec.atoms)
-        advantage = advantage.view(-1, spec.actions, spec.atoms)
-        logits: Tensor = value + advantage - advantage.mean(1, keepdim=True)
-        return self.head.outputs(logits)
+        return value.view(-1, 1, spec.atoms), advantage.view(-1, spec.actions, spec.atoms)
 
     def q_values(self, logits: Tensor) -> Tensor:
         """Expected returns (batch, actions) of what `forward` gave."""
@@ -82,13 +84,21 @@ class QNetwork(nn.Module):
         for layer, part in zip(self._noisy, noise.split(sizes), strict=True):
             layer.set_noise(part)
 
-    def chosen(self, outputs: Tensor, actions: Tensor) -> Tensor:
-        """The outputs (batch, *axes) for actions (batch,) of what `forward` gave.
+    def chosen(self, stacks: Tensor, actions: Tensor, *, repeatable: bool = False) -> Tensor:
+        """What `forward` gives for one action (batch,) of each stack, (batch, *axes).
 
-        By a mask: its gradient is one too, while that of indexing or `gather` adds up in no fixed order on a GPU.
+        Args:
+            stacks: as for `forward`.
+            actions: (batch,) int64.
+            repeatable: takes operators that give the same bits every time also on a GPU, and few: a product with
+                shares of 1 for the action less 1/actions for every one. Rounding differs.
         """
-        taken = actions[:, None] == self._action_numbers
-        return torch.where(taken.view(*taken.shape, *(1,) * len(self.head.axes)), outputs, 0).sum(1)
+        if not repeatable:
+            outputs: Tensor = self(stacks)
+            return outputs[torch.arange(len(actions), device=actions.device), actions]
+        value, advantage = self._streams(stacks)
+        shares = self._centred.index_select(0, actions)[:, None]
+        return torch.baddbmm(value, shares, advantage).view(-1, *self.head.axes)
 
     def form_noise(self) -> None:
         """Forms noisy weights anew from the noise last drawn."""

@@ -10,6 +10,11 @@ from tensorrl.networks.frames import PATCHES, WHOLE, scattering_features, scatte
 from tensorrl.networks.matmul import Linear
 
 
+def _relu(x: Tensor) -> Tensor:
+    """In place, unless a gradient is to come back: for a view changed in place autograd makes copies."""
+    return F.relu(x) if torch.is_grad_enabled() else F.relu_(x)
+
+
 class PatchConv(Linear):
     """A convolution without padding whose stride is its kernel, as one matrix product over patches.
 
@@ -70,8 +75,8 @@ class DataEfficientTorso(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         """Maps what `prepare` gave, (batch, 225, stack·25), to features (batch, 64, 3, 3)."""
-        first = F.relu_(self.conv1(patches))
-        second = F.relu_(self.conv2(first.view(-1, 9, 800)))
+        first = _relu(self.conv1(patches))
+        second = _relu(self.conv2(first.view(-1, 9, 800)))
         return second.transpose(1, 2).reshape(-1, 64, 3, 3)
 
 
@@ -118,7 +123,7 @@ class ScatteringTorso(nn.Module):
         """Maps stacks (batch, stack, channels·25, positions) that `prepare` made floats of to features."""
         batch, side = stacks.shape[0], self.side
         patches = stacks.reshape(batch, -1, side * side).transpose(1, 2)
-        features = F.relu_(self.conv2(patches))
+        features = _relu(self.conv2(patches))
         return features.transpose(1, 2).reshape(batch, 64, side, side)
 
 
@@ -147,6 +152,6 @@ class NatureTorso(nn.Module):
 
     def forward(self, stacks: Tensor) -> Tensor:
         """Maps stacks (batch, stack, 84, 84) that `prepare` made floats of to features (batch, 64, 7, 7)."""
-        x = F.relu_(self.conv1(stacks))
-        x = F.relu_(self.conv2(x))
-        return F.relu_(self.conv3(x))
+        x = _relu(self.conv1(stacks))
+        x = _relu(self.conv2(x))
+        return _relu(self.conv3(x))

@@ -116,6 +116,19 @@ def relative_shifts(inputs: Tensor, outputs: Tensor, damping: float) -> tuple[Te
     return to_inputs, to_outputs
 
 
+class Factored(NamedTuple):
+    """Cholesky factors of shifted matrices, and which of the matrices are to be inverted another way."""
+
+    lower: Tensor
+    """(blocks, n, n)."""
+    singular: Tensor
+    """(blocks,) bool: singular to working precision, their factor means nothing."""
+    factors: Tensor
+    """(blocks, n, n), the matrices."""
+    shift: Tensor
+    """(blocks,)."""
+
+
 def damped_inverse(factors: Tensor, shift: Tensor) -> Tensor:
     """Returns (F + shift·I)⁻¹ of symmetric positive semi-definite matrices.
 
@@ -126,22 +139,48 @@ def damped_inverse(factors: Tensor, shift: Tensor) -> Tensor:
         factors: (blocks, n, n), finite.
         shift: (blocks,), at least 0.
     """
+    found = factored(factors, shift)
+    return inverse(found, sound=not bool(found.singular.any()))
+
+
+def factored(factors: Tensor, shift: Tensor) -> Factored:
+    """The first half of `damped_inverse`, which waits for no value; see there."""
     size = factors.shape[-1]
     shifted = factors + shift[:, None, None] * torch.eye(size, dtype=factors.dtype, device=factors.device)
     lower, failed = torch.linalg.cholesky_ex(shifted)
-    floor = 10 * torch.finfo(factors.dtype).eps
     pivots = lower.diagonal(dim1=-2, dim2=-1).amin(-1).square()
     largest = shifted.diagonal(dim1=-2, dim2=-1).amax(-1)
-    singular = (failed != 0) | ~(pivots > floor * largest)
-    if not bool(singular.any()):
-        return torch.cholesky_inverse(lower)
+    return Factored(lower, (failed != 0) | ~(pivots > _floor(factors) * largest), factors, shift)
+
+
+def inverse(found: Factored, *, sound: bool) -> Tensor:
+    """The second half: the inverses.
+
+    Args:
+        found: what `factored` gave.
+        sound: that none is singular, which is known by now; then this waits for no value either.
+    """
+    lower, singular, factors, shift = found
+    if sound:
+        return _of_cholesky(lower)
     inverses = torch.empty_like(factors)
-    sound = ~singular
-    if bool(sound.any()):
-        inverses[sound] = torch.cholesky_inverse(lower[sound])
+    if not bool(singular.all()):
+        inverses[~singular] = _of_cholesky(lower[~singular])
     values, vectors = torch.linalg.eigh(factors[singular].double())
     values = values.clamp(min=0) + shift[singular, None].double()
-    resolved = values > floor * values.amax(-1, keepdim=True)
+    resolved = values > _floor(factors) * values.amax(-1, keepdim=True)
     reciprocal = torch.where(resolved, 1 / torch.where(resolved, values, 1), 0)
     inverses[singular] = ((vectors * reciprocal[:, None]) @ vectors.mT).to(factors.dtype)
     return inverses
+
+
+def _of_cholesky(lower: Tensor) -> Tensor:
+    if lower.device.type == "cpu":
+        return torch.cholesky_inverse(lower)
+    # `cholesky_inverse` asks for its error codes, which on a GPU is a wait for each stack of matrices.
+    unit = torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device)
+    return torch.cholesky_solve(unit.expand_as(lower), lower)
+
+
+def _floor(like: Tensor) -> float:
+    return 10 * torch.finfo(like.dtype).eps

@@ -23,6 +23,7 @@ from tensorrl.optimizers.options import Fisher, Likelihood, Options, check_range
 from tensorrl.optimizers.refresh import InverseRefresh
 from tensorrl.optimizers.soundness import Soundness, warn_of_unseen
 from tensorrl.optimizers.trust import TrustRegion
+from tensorrl.system import restore_generator
 
 
 class KFAC(Feedback, Optimizer):
@@ -313,7 +314,7 @@ class KFAC(Feedback, Optimizer):
             self._trust.set_state(own["trust_region"])
         self._steps, self._observations = int(own["steps"]), int(own["observations"])
         self._refreshed_after, self._damping = int(own["refreshed_after"]), float(own["damping"])
-        self._generator.set_state(torch.as_tensor(own["generator"]).to("cpu", torch.uint8))
+        restore_generator(self._generator, torch.as_tensor(own["generator"]), self._steps)
         self._refresh.set_state(own["refresh"])
         self._predicted = None
 

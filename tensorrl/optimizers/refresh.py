@@ -8,12 +8,23 @@ from typing import Any
 
 import torch
 
+from tensorrl.optimizers.curvature import inverse
 from tensorrl.optimizers.stacks import BlockStack, Inverses
 
 
 def _inverses(stacks: Sequence[BlockStack], damping: float, relative: bool) -> list[Inverses]:
     with torch.no_grad():
-        return [stack.inverses(damping, relative=relative) for stack in stacks]
+        found = [stack.factored(damping, relative=relative) for stack in stacks]
+        parts = [part for pair in found if pair is not None for part in pair]
+        # One question for all of them: a GPU's answer is worth waiting for once.
+        singular = torch.stack([part.singular.any() for part in parts]).tolist() if parts else []
+        whole = iter([inverse(part, sound=not bad) for part, bad in zip(parts, singular, strict=True)])
+        return [
+            stack.of_observed((next(whole), next(whole)))
+            if pair is not None
+            else (stack.row_inverses.clone(), stack.column_inverses.clone())
+            for stack, pair in zip(stacks, found, strict=True)
+        ]
 
 
 class InverseRefresh:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tensorrl.optimizers.blocks import Block
-from tensorrl.optimizers.curvature import KroneckerFactors, damped_inverse, damping_split, relative_shifts
+from tensorrl.optimizers.curvature import Factored, KroneckerFactors, damping_split, factored, relative_shifts
 from tensorrl.optimizers.kronecker import sandwich
 
 Inverses = tuple[Tensor, Tensor]
@@ -56,22 +56,26 @@ class BlockStack:
         self.row_factors[index].lerp_(rows, weight)
         self.column_factors[index].lerp_(columns, weight)
 
-    def inverses(self, damping: float, *, relative: bool = False) -> Inverses:
-        """Returns damped inverses of all blocks' factors; 0 for blocks never observed.
+    def factored(self, damping: float, *, relative: bool = False) -> tuple[Factored, Factored] | None:
+        """Decomposes all blocks' damped factors without waiting for a value; None where none was ever observed.
 
         Args:
             damping: λ, or its ratio to each block's mean curvature.
             relative: which of the two.
         """
         if not any(self.updates):
-            return self.row_inverses.clone(), self.column_inverses.clone()
+            return None
         # Both are symmetric: with rows and columns exchanged π becomes 1/π.
         shifts = relative_shifts if relative else damping_split
         to_rows, to_columns = shifts(self.row_factors, self.column_factors, damping)
+        return factored(self.row_factors, to_rows), factored(self.column_factors, to_columns)
+
+    def of_observed(self, inverses: Inverses) -> Inverses:
+        """The inverses, with 0 for blocks never observed."""
+        if all(self.updates):
+            return inverses
         seen = torch.tensor([count > 0 for count in self.updates], device=self.steps.device)[:, None, None]
-        rows = damped_inverse(self.row_factors, to_rows)
-        columns = damped_inverse(self.column_factors, to_columns)
-        return torch.where(seen, rows, 0), torch.where(seen, columns, 0)
+        return torch.where(seen, inverses[0], 0), torch.where(seen, inverses[1], 0)
 
     def install(self, inverses: Inverses) -> None:
         """Puts inverses in use, in place."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tensorrl.errors import InputError
 from tensorrl.learning.agent import Agent
 from tensorrl.networks.frames import FRAME_SHAPE
-from tensorrl.networks.heads import CategoricalHead, ScalarHead, ValueHead
+from tensorrl.networks.heads import CategoricalHead, ScalarHead, ValueHead, outputs_of
 from tensorrl.rllib.module import ATOMS, QF_LOGITS, QF_PREDS
 from tensorrl.rllib.whole_games import STACK
 from tensorrl.trial.settings import Settings
@@ -73,7 +73,7 @@ class ModuleNetwork(nn.Module):
         self.head: ValueHead
         if QF_LOGITS in found:
             atoms = found[ATOMS].detach().float()
-            self.head = CategoricalHead(len(atoms))
+            self.head = CategoricalHead(len(atoms), float(atoms[0]), float(atoms[-1]))
         else:
             self.head, atoms = ScalarHead(), torch.zeros(1)
         self.spec = Shape(actions, len(atoms))
@@ -86,6 +86,10 @@ class ModuleNetwork(nn.Module):
     def forward(self, stacks: Tensor) -> Tensor:
         """Logits (batch, actions, atoms), or Q-values (batch, actions), of stacks (batch, 4, 84, 84)."""
         return self.outputs(self.module.compute_q_values({Columns.OBS: stacks}))
+
+    def chosen(self, stacks: Tensor, actions: Tensor, *, repeatable: bool = False) -> Tensor:
+        """What `forward` gives for one action (batch,) of each stack; the same bits every time, whatever is asked."""
+        return outputs_of(self(stacks), actions)
 
     def q_values(self, outputs: Tensor) -> Tensor:
         """Expected returns (batch, actions) of what `forward` gave."""
@@ -126,6 +130,10 @@ class ModuleTarget(nn.Module):
         """As `ModuleNetwork.forward`, by the target networks."""
         (network,) = self._network
         return network.outputs(network.module.forward_target({Columns.OBS: stacks}))
+
+    def chosen(self, stacks: Tensor, actions: Tensor, *, repeatable: bool = False) -> Tensor:
+        """What `forward` gives for one action (batch,) of each stack; the same bits every time, whatever is asked."""
+        return outputs_of(self(stacks), actions)
 
     def forget_noise(self) -> None:
         """Nothing."""

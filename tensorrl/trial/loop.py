@@ -98,6 +98,9 @@ class TrialLoop:
             self.reconstruction_error = extra.get("reconstruction_error")
             self.last_report = tuple(extra["last_report"])
             self.on_report({"message": f"resuming from {checkpoint} at {self.training.steps} agent steps"})
+            if self.training.agent.reseeded:
+                told = "it was written on another kind of device: random draws begin anew from the seed and this step"
+                self.on_report({"message": told})
             break
         folder.cut_reports(self.out, self.training.steps)
 

@@ -32,6 +32,7 @@ class FolderInUse(InputError):
 def build_training(spec: TrialSpec, device: torch.device, recorder: Recorder | None = None) -> Training:
     """Everything a trial runs on, at its beginning but for a warm start; see `Agent` for the recorder."""
     settings, game = spec.settings, games.get(spec.game)
+    system.use_device(device)
     agent = build_agent(settings, game.actions, spec.seed, device, recorder)
     return Training(AtariGame(game.name, spec.seed), agent, settings, spec.steps)
 
@@ -71,6 +72,8 @@ def run_trial(
             return done
         threads = system.use_threads(spec.threads)
         system.keep_freed_memory()
+        if device.type == "cuda" and on_report is not None:
+            on_report({"message": f"training on {system.device_name(device)}"})
         loop = TrialLoop(
             spec, (build or build_training)(spec, device), out, threads=threads, on_report=on_report or (lambda _: None)
         )

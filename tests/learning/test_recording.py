@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from tensorrl.learning.recording import WARM_UPS
 from tensorrl.trial.run import TrialSpec, build_training
-from tests.learning.operator_recording import OperatorRecorder
+from tests.learning.operator_recording import HostSync, OperatorRecorder, Operators, Tape, name_of
 
 EVERY_KIND = ["rainbow", "trl-5x", "kfac-trl-10x", "scattering", "pong-dqn"]
 
@@ -50,3 +51,98 @@ def test_recorded_steps_end_at_the_bits_of_steps_that_are_not_recorded(variant):
     assert recorded.agent.updates == plain.agent.updates == 40
     mine, theirs = state_of(recorded), state_of(plain)
     assert [name for name in theirs if not torch.equal(mine[name], theirs[name])] == []
+
+
+# What `torch.use_deterministic_algorithms` of PyTorch 2.13 lists for CUDA, by operator, and when it counts.
+NOT_REPEATABLE = {
+    "index_put": "always", "index_put_": "always", "_index_put_impl_": "always", "put_": "always",
+    "index_add": "always", "index_add_": "always", "index_copy": "always", "index_copy_": "always",
+    "scatter_add": "always", "scatter_add_": "always", "scatter": "of a tensor", "scatter_": "of a tensor",
+    "scatter_reduce": "sum mean prod", "scatter_reduce_": "sum mean prod", "cumsum": "floats",
+    "histc": "always", "bincount": "always", "median": "always", "nll_loss_forward": "always",
+    "index_select_backward": "always", "gather_backward": "always", "embedding_dense_backward": "always",
+}  # fmt: skip
+
+
+def is_repeatable(function, args):
+    when = NOT_REPEATABLE.get(name_of(function))
+    tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
+    if when == "floats":
+        return not tensors[0].is_floating_point()
+    if when == "of a tensor":
+        return len(tensors) < 3
+    if when and " " in when:
+        return not any(arg in when.split() for arg in args if isinstance(arg, str))
+    return when is None
+
+
+@pytest.mark.parametrize("variant", ["rainbow", "kfac-trl-10x"])
+def test_recorded_steps_use_no_operator_that_pytorch_calls_not_deterministic_on_cuda(variant):
+    recorder = OperatorRecorder()
+    training = build(variant, recorder)
+    training.run(60)
+    training.game.close()
+    calls = [call for tape in recorder.tapes.values() for call in tape.calls]
+    assert len(calls) > 200
+    assert sorted({name_of(function) for function, args, _, _ in calls if not is_repeatable(function, args)}) == []
+
+
+def test_the_list_of_operators_sees_a_breach():
+    with Operators() as seen:
+        torch.zeros(4)[torch.tensor([1, 1])] = torch.ones(2)
+        torch.ones(4).cumsum(0)
+        torch.ones(4, dtype=torch.int64).cumsum(0)
+        torch.zeros(4).scatter_reduce_(0, torch.tensor([1]), torch.ones(1), "amax")
+    assert [name_of(f) for f, args, _ in seen.seen if not is_repeatable(f, args)] == ["index_put_", "cumsum"]
+
+
+def test_a_value_asked_for_inside_a_recording_raises():
+    recorder = OperatorRecorder()
+    total = torch.zeros(())
+    asks = recorder.record(lambda: float(total.add_(1)))
+    for _ in range(WARM_UPS):
+        asks()
+    with pytest.raises(HostSync, match="_local_scalar_dense"):
+        asks()
+
+
+def test_few_operators_are_left_outside_of_recordings():
+    training = build("trl-5x", OperatorRecorder(), target_interval=2_000)
+    training.run(60)
+    with Operators() as outside:
+        tape_free(training, 20)
+    training.game.close()
+    assert sum(outside.names.values()) / 20 <= 6
+
+
+def tape_free(training, steps):
+    """Runs steps whose replays are not seen by a mode that counts: a graph's launch is no operator."""
+    replay = Tape.replay
+    try:
+        Tape.replay = lambda self: _unseen(lambda: replay(self))
+        training.run(steps)
+    finally:
+        Tape.replay = replay
+
+
+def _unseen(function):
+    with torch.utils._python_dispatch._disable_current_modes():
+        function()
+
+
+def test_a_state_of_another_kind_of_device_goes_on_with_draws_of_its_own():
+    first, second, third = (build("rainbow", learning_starts=20) for _ in range(3))
+    first.run(40)
+    state = first.get_state()
+    # As long as a GPU's: seed and offset.
+    state["agent"]["generator"] = torch.arange(16, dtype=torch.uint8)
+    for other in (second, third):
+        other.set_state(state)
+        assert other.agent.reseeded
+    draws = [torch.rand(8, generator=other.agent.generator) for other in (second, third)]
+    assert torch.equal(*draws)
+    assert not torch.equal(draws[0], torch.rand(8, generator=torch.Generator().manual_seed(3)))
+    second.set_state(first.get_state())
+    assert not second.agent.reseeded
+    for training in (first, second, third):
+        training.game.close()

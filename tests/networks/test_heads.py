@@ -31,7 +31,8 @@ def brute_force_projection(probabilities, returns, discounts, support):
 
 def project(probabilities, returns, discounts, support, how=categorical_projection):
     tensors = [torch.tensor(np.asarray(x), dtype=torch.float64) for x in (probabilities, returns, discounts, support)]
-    return how(*tensors).numpy()
+    ends = (float(support[0]), float(support[-1])) if how is dense_projection else ()
+    return how(*tensors, *ends).numpy()
 
 
 @settings(max_examples=60, deadline=None)

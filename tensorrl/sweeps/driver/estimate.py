@@ -33,8 +33,9 @@ _DISK = 65 * MIB
 _START_SECONDS = 10.0
 # What RLlib takes of a cell's process: 755 MB at most beside 654 by `tensorrl train`, 400 steps of RoadRunner.
 _RLLIB = 100 * MIB
-# What PyTorch's CUDA context and libraries take of a card; not measured here yet.
-_CUDA_CONTEXT = 600 * MIB
+# What a trial takes of a card beside replay: PyTorch's CUDA context and libraries; cuBLAS's workspaces, 32 MiB for each
+# of two streams (the recordings' and the default one); weights, recordings, games of evaluation. Not measured yet.
+_CUDA_CONTEXT = (600 + 2 * 32 + 256) * MIB
 _SMALL_CARD = 16 * 1024 * MIB
 # What whole trials took beyond replay and the sizes in the table: checkpoints being packed, sixteen games evaluated.
 # Assault's peak was 1,164 MiB: 536 of replay, 387 in the table.

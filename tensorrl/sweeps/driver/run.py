@@ -6,11 +6,12 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 
 from tensorrl.errors import InputError
 from tensorrl.files import LockedError, file_lock, is_full
+from tensorrl.sweeps.driver import mps
 from tensorrl.sweeps.driver.cluster import check_address, joins_ray, ray_session
 from tensorrl.sweeps.driver.estimate import this_machine
 from tensorrl.sweeps.driver.resources import await_machine, fit, trial_resources
@@ -188,7 +189,7 @@ class _Sweep:
 
     def _complete(self, board: Board, max_concurrent: int | None, address: str | None) -> None:
         if board.open_cells():
-            with ray_session(address):
+            with self._shared_card(address), ray_session(address):
                 # Ray sets handlers of its own.
                 self.stop.listen()
                 await_machine(self.spec, self.say, self._pause)
@@ -218,6 +219,15 @@ class _Sweep:
                     board.show(at_once=True)
                     board.gauges = None
         self._sync(board)
+
+    def _shared_card(self, address: str | None) -> AbstractContextManager[object]:
+        """NVIDIA's MPS for the trials of this machine, where it is wanted and there."""
+        asked = self.spec.resources
+        gpus = this_machine().gpus if asked.gpus else 0
+        if not mps.is_wanted(asked.mps, gpus=gpus, joins_ray=joins_ray(address)):
+            return nullcontext()
+        self.say("trials that share a card do so by NVIDIA's MPS, which ends with this sweep")
+        return mps.daemon()
 
     def _rounds(self, board: Board, control: Control) -> None:
         """Gives Tune the open cells until none is left; those that others run are looked at again and again."""

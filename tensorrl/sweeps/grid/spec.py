@@ -116,6 +116,9 @@ class Resources(BaseModel):
         cpus: CPU cores, and threads. Two trials of one thread are faster than one of two.
         gpus: GPUs, or the fraction of one: 0.25 puts four trials on each. 0 trains on the CPU. `auto` is 0 where
             there is no GPU, and the fraction that memory and cores allow where there is one.
+        mps: NVIDIA's Multi-Process Service, by which trials that share a card run at once instead of in turn: `auto`
+            starts it for the length of a sweep that has a card and the service and a Ray of its own, `on` refuses to
+            go without, `off` leaves it. Nothing is set on the card.
         memory: bytes of main memory (`1.5GiB`); None takes the estimate of `tensorrl sweep --check`.
     """
 
@@ -123,6 +126,7 @@ class Resources(BaseModel):
 
     cpus: Annotated[StrictInt, Field(ge=1, le=MOST_THREADS)] = 1
     gpus: Annotated[float, Field(ge=0, le=_MOST_GPUS, strict=True, allow_inf_nan=False)] | Literal["auto"] = "auto"
+    mps: Literal["auto", "on", "off"] = "auto"
     memory: Annotated[ByteSize, BeforeValidator(_whole_bytes), Field(gt=0, le=_MOST_MEMORY)] | None = None
 
 

@@ -23,6 +23,7 @@ from tensorrl.sweeps.store.signals import StopFlag, StopRequest
 _GRACE_SECONDS = 60.0
 """Trials asked to leave have this long for a hundred agent steps and a checkpoint."""
 _ERROR_LINES = 4
+_KEYS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}
 
 
 @dataclass
@@ -93,6 +94,7 @@ def tune_cells(control: Control, places: Sequence[int]) -> RoundEnd:
 
     if not control.remote:
         _clean(control.folder / TUNE_FOLDER)
+    _keep_keys_in_the_environment()
     tasks = {control.board.listed[place].folder: place for place in places}
     watch = _make_watch(control, tasks)
     with suppress(_Leave), _scheduler(control, tasks) as scheduler:
@@ -135,6 +137,13 @@ def _scheduler(control: Control, tasks: Mapping[str, int]) -> Iterator[Any]:
         )
     finally:
         ray.kill(halts)
+
+
+def _keep_keys_in_the_environment() -> None:
+    """Keeps Tune from handing a bucket's keys on to its trials, which Ray would log: machines have them anyway."""
+    from ray.tune.execution import class_cache
+
+    class_cache.ENV_VARS_TO_PROPAGATE.difference_update(_KEYS)
 
 
 def last_lines(text: str, count: int = _ERROR_LINES) -> tuple[str, ...]:

@@ -196,7 +196,10 @@ class _Bucket:
         import obstore
 
         with _as_os_error():
-            return [each["path"] for page in obstore.list(self._store, below or None) for each in page]
+            found = {each["path"]: each["size"] for page in obstore.list(self._store, below or None) for each in page}
+        # Arrow, by which Tune writes, leaves empty objects in the place of folders.
+        above = {"", *(name[:at] for name in found for at, letter in enumerate(name) if letter == "/")}
+        return [name for name, size in found.items() if size or name not in above]
 
 
 class _Readable:

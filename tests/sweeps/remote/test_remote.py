@@ -110,6 +110,19 @@ def test_files_are_written_listed_read_and_removed(remote: Remote) -> None:
     remote.remove("a/b.txt")
 
 
+def test_what_arrow_leaves_in_the_place_of_folders_is_no_file(bucket: str, tmp_path: Path) -> None:
+    from pyarrow import fs
+
+    remote = Remote(f"{bucket}/{tmp_path.name}")
+    files, root = fs.FileSystem.from_uri(remote.uri)
+    files.create_dir(f"{root}/.sweeps/s/tune", recursive=True)
+    with files.open_output_stream(f"{root}/.sweeps/s/tune/state.json") as out:
+        out.write(b"{}")
+    remote.write("cell/empty", b"")
+    assert remote.names() == [".sweeps/s/tune/state.json", "cell/empty"]
+    assert remote.names(".sweeps/s") == [".sweeps/s/tune/state.json"]
+
+
 @pytest.mark.parametrize("uri", ["runs", "nothing://bucket", "s3:/bucket", "s3://", "gs:///runs"])
 def test_what_is_no_remote_is_refused_in_one_line(uri: str) -> None:
     with pytest.raises(InputError, match="allowed: a URI such as s3://") as caught:

@@ -71,7 +71,7 @@ def make_readable() -> None:
         if stream is None:
             # Closed by whoever started us; what is printed goes nowhere.
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
-        elif not stream.encoding.lower().replace("-", "").startswith("utf"):
+        elif not (stream.encoding or "utf-8").lower().replace("-", "").startswith("utf"):
             setattr(sys, name, cast(TextIO, _Readable(stream)))
         else:
             # A name of a file may hold bytes that are no text.

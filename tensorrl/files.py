@@ -11,11 +11,12 @@ import fcntl
 import json
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 _END = ".draft"
 _STEM_LETTERS = 40
@@ -82,6 +83,25 @@ def move(draft: Path, path: Path, *, sync: bool = True) -> None:
     os.replace(draft, path)
     if sync:
         sync_to_disk(path.parent)
+
+
+def open_plain(path: Path) -> BinaryIO:
+    """Opens a regular file for reading; a pipe or a device, whose end may never come, is not waited for.
+
+    Raises:
+        OSError: it is another kind of file, or cannot be opened.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        mode = os.fstat(handle).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "Is no regular file", str(path))
+    except BaseException:
+        os.close(handle)
+        raise
+    return os.fdopen(handle, "rb")
 
 
 def sync_to_disk(path: Path) -> None:

@@ -58,7 +58,8 @@ def load_json(path: Path) -> dict[str, Any] | None:
         DamagedFile: it cannot be read, or holds no JSON object.
     """
     try:
-        content = json.loads(path.read_bytes())
+        with files.open_plain(path) as file:
+            content = json.loads(file.read())
     except _NONE:
         return None
     except OSError as error:
@@ -192,7 +193,7 @@ def _good_lines(content: bytes) -> Iterator[tuple[bytes, dict[str, Any]]]:
 def _read_bytes(path: Path, *, last: int | None = None) -> bytes:
     """Returns a file's content or its last bytes; nothing where it is not there or cannot be read."""
     try:
-        with path.open("rb") as file:
+        with files.open_plain(path) as file:
             if last is not None:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - last))
             return file.read()

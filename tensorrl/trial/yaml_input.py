@@ -7,8 +7,7 @@ size and what aliases stand for are bounded *before* anything is built, so that 
 
 from __future__ import annotations
 
-import os
-import stat
+import errno
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import yaml
 
 from tensorrl.errors import InputError, shown
+from tensorrl.files import open_plain
 
 MOST_BYTES = 4 << 20
 """Bytes of a file."""
@@ -71,24 +71,14 @@ def read_regular(path: Path, most: int, *, what: str) -> bytes:
         InputError: it is another kind of file, larger, or cannot be read.
     """
     try:
-        # Opening a pipe would wait for who writes to it.
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open_plain(path) as file:
+            content = file.read(most + 1)
     except OSError as error:
+        if error.errno == errno.EINVAL:
+            raise InputError(f"{path}: is no regular file (allowed: {what})") from None
         raise InputError(f"{path}: cannot be read: {error.strerror} (allowed: {what})") from None
     except ValueError:
         raise InputError(f"{path}: is no name of a file (allowed: {what})") from None
-    try:
-        mode = os.fstat(handle).st_mode
-        if stat.S_ISDIR(mode):
-            raise InputError(f"{path}: cannot be read: Is a directory (allowed: {what})")
-        if not stat.S_ISREG(mode):
-            raise InputError(f"{path}: is no regular file (allowed: {what})")
-        with open(handle, "rb", closefd=False) as file:
-            content = file.read(most + 1)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror} (allowed: {what})") from None
-    finally:
-        os.close(handle)
     if len(content) > most:
         raise InputError(f"{path}: is larger than {most >> 20} MiB (allowed: {what})")
     return content

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from tensorrl.errors import InputError, unknown
-from tensorrl.files import write_json, write_text
+from tensorrl.files import open_plain, write_json, write_text
 from tensorrl.sweeps.grid.cells import KEY_LETTERS, cells
 from tensorrl.sweeps.grid.files import load_sweep, sweep_yaml
 from tensorrl.sweeps.grid.spec import SweepSpec
@@ -75,10 +75,11 @@ def check_version(store: Path) -> None:
     try:
         if not path.exists():
             return
-        held = json.loads(path.read_text())
+        with open_plain(path) as file:
+            held = json.loads(file.read())
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InputError(f"{path}: is not valid JSON (allowed: a store's version)") from None
     version = held.get("version") if isinstance(held, dict) else None
     if version != VERSION:

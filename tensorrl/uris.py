@@ -65,7 +65,10 @@ def split_login(uri: str) -> tuple[str, Mapping[str, str]]:
     Returns:
         The URI without them, and `user` and `password` as they were before they were quoted; empty where it has none.
     """
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return uri, {}
     login, mark, host = parts.netloc.rpartition("@")
     if not mark:
         return uri, {}

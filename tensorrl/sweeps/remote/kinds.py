@@ -74,7 +74,11 @@ def open_kind(uri: str) -> Kind:
     Raises:
         InputError: nothing is known by this URI.
     """
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        # Without the URI, which may hold a password where none can be found in it.
+        raise InputError(f"remote: is no URI: {error} (allowed: {_ALLOWED})") from None
     if not parts.scheme or "://" not in uri:
         raise InputError(f"remote {uri!r}: is no URI (allowed: {_ALLOWED})")
     if parts.scheme == "file":

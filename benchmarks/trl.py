@@ -23,8 +23,8 @@ import tltorch
 import torch
 from torch import Tensor, nn
 
-from tensorrl.networks.ranks import FACTORIZATIONS
 from tensorrl.networks.regression import TensorRegression
+from tensorrl.networks.shapes import FACTORIZATIONS
 
 HIDDEN = ((64, 3, 3), (256,))
 OUTPUT = ((256,), (6, 51))

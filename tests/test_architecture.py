@@ -46,6 +46,7 @@ BANNED = {
 }
 ONLY = {"learning": frozenset({"torch", "numpy"})}
 
+MOST_LINES, MOST_AT_THE_TOP = 350, 7
 # What stands in one module only.
 ONE_HOME = {"os.replace(": "tensorrl.files", "flock(": "tensorrl.files", "progress.jsonl": "tensorrl.trial.folder"}
 
@@ -168,6 +169,12 @@ def test_the_check_sees_a_breach(tmp_path: Path, path: str, code: str, fault: st
     found = _faults(package)
     assert len(found) == 1
     assert fault in found[0]
+
+
+def test_no_file_is_longer_than_a_sitting_and_the_top_holds_few() -> None:
+    lengths = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in _modules(PACKAGE).items()}
+    assert {name: lines for name, lines in lengths.items() if lines > MOST_LINES} == {}
+    assert len(list(PACKAGE.glob("*.py"))) <= MOST_AT_THE_TOP
 
 
 @pytest.mark.parametrize(("text", "home"), ONE_HOME.items())

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from tensorrl.networks.contraction import Plan
 from tensorrl.networks.planning import BATCH, CostModel, Operand, plan_contraction
-from tensorrl.networks.ranks import Shape, rank_limits
+from tensorrl.networks.shapes import Shape, rank_limits
 
 
 class Factors(NamedTuple):

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from tensorrl.networks.heads import value_head
 from tensorrl.networks.matmul import Linear
 from tensorrl.networks.noisy import NoisyLinear, scaled_noise
-from tensorrl.networks.ranks import LayerShape
 from tensorrl.networks.regression import TensorRegression
+from tensorrl.networks.shapes import LayerShape
 from tensorrl.networks.spec import NetworkSpec
 from tensorrl.networks.torsos import DataEfficientTorso, NatureTorso, ScatteringTorso
 

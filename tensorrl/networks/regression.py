@@ -12,7 +12,8 @@ from tensorrl.errors import InputError
 from tensorrl.networks.contraction import Plan, contract
 from tensorrl.networks.factorizations import Factors, decompose, factor_shapes, initial_factors, plan_layer, reconstruct
 from tensorrl.networks.planning import CPU, CUDA
-from tensorrl.networks.ranks import LayerShape, Rank, Shape, as_shape, coefficients_of, resolve_rank
+from tensorrl.networks.ranks import Rank, resolve_rank
+from tensorrl.networks.shapes import LayerShape, Shape, as_shape, coefficients_of
 
 _PLANNED_BATCHES = (1, 8, 32, 128, 1024)
 _EXPORTED_BATCH = 32

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tensorrl.networks.frames import PATCHES, WHOLE, StoredFrame, scattering_features, scattering_side
-from tensorrl.networks.ranks import LayerShape, coefficients_of
+from tensorrl.networks.shapes import LayerShape, coefficients_of
 
 Factorization = Literal["none", "tucker", "cp", "tt"]
 DENSE_LAYERS = ("value_hidden", "advantage_hidden", "value_output", "advantage_output")

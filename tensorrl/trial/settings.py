@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tensorrl.errors import InputError, shown, unknown
 from tensorrl.networks.frames import StoredFrame
-from tensorrl.networks.ranks import LayerShape, solve_ranks
+from tensorrl.networks.ranks import solve_ranks
+from tensorrl.networks.shapes import LayerShape
 from tensorrl.networks.spec import DENSE_LAYERS, NetworkSpec
 from tensorrl.trial.allowed import allowed
 

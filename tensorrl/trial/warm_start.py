@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from tensorrl.errors import InputError
 from tensorrl.networks.noisy import NoisyLinear
 from tensorrl.networks.qnetwork import QNetwork
-from tensorrl.networks.ranks import LayerShape
 from tensorrl.networks.regression import TensorRegression
+from tensorrl.networks.shapes import LayerShape
 from tensorrl.networks.spec import NetworkSpec
 from tensorrl.trial.playback import find_checkpoint, load_network
 from tensorrl.trial.training import Training, parameters_sha256

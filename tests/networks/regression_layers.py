@@ -7,8 +7,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tensorrl.networks.ranks import FACTORIZATIONS, rank_limits
 from tensorrl.networks.regression import TensorRegression
+from tensorrl.networks.shapes import FACTORIZATIONS, rank_limits
 
 HIDDEN = ((64, 3, 3), (256,))
 

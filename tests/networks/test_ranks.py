@@ -10,16 +10,8 @@ from hypothesis import strategies as st
 from tensorly.random import random_cp, random_tt, random_tucker
 
 from tensorrl.errors import InputError
-from tensorrl.networks.ranks import (
-    FACTORIZATIONS,
-    LayerShape,
-    coefficients_of,
-    full_rank,
-    rank_limits,
-    resolve_rank,
-    solve_ranks,
-    useful_rank,
-)
+from tensorrl.networks.ranks import resolve_rank, solve_ranks
+from tensorrl.networks.shapes import FACTORIZATIONS, LayerShape, coefficients_of, full_rank, rank_limits, useful_rank
 
 # Learned scalars of the noisy baseline agent by number of actions (NoisyNet, dense heads), and of its convolutions.
 RAINBOW = {3: 750_200, 4: 776_414, 6: 828_842, 9: 907_484, 18: 1_143_410}

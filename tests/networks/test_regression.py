@@ -20,8 +20,8 @@ from tensorrl.errors import InputError
 from tensorrl.networks.contraction import contract
 from tensorrl.networks.factorizations import plan_layer
 from tensorrl.networks.planning import CPU, CUDA, CostModel
-from tensorrl.networks.ranks import FACTORIZATIONS
 from tensorrl.networks.regression import TensorRegression
+from tensorrl.networks.shapes import FACTORIZATIONS
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,8 @@ from regression_layers import AGENT_LAYERS, OUTPUT, relative_error, tensorlys_we
 from torch import Tensor, nn
 
 from tensorrl.networks.factorizations import factor_shapes
-from tensorrl.networks.ranks import FACTORIZATIONS, full_rank
 from tensorrl.networks.regression import TensorRegression
+from tensorrl.networks.shapes import FACTORIZATIONS, full_rank
 
 
 @pytest.fixture(autouse=True)

@@ -17,8 +17,8 @@ from kfac_steps import observe, plain
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
-from tensorrl.networks.ranks import rank_limits
 from tensorrl.networks.regression import TensorRegression
+from tensorrl.networks.shapes import rank_limits
 
 N = "n"  # the batch's label
 

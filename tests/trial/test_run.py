@@ -158,8 +158,8 @@ def test_a_checkpoint_with_a_replay_of_another_size_is_refused(tmp_path, monkeyp
     [
         ("game", "pnog", "pong"),
         ("variant", "rainbw", "rainbow"),
-        ("steps", 0, "greater than or equal to 1"),
-        ("seed", -1, "greater than or equal to 0"),
+        ("steps", 0, "a whole number from 1 to 100,000,000"),
+        ("seed", -1, "a whole number from 0 and below 2,147,483,648"),
         ("device", "tpu", "cpu"),
         ("overrides", {"learning_rat": 1}, "learning_rate"),
         ("overrides", {"n_step": 0}, "n_step"),

@@ -333,8 +333,7 @@ class Replay:
             raise ValueError(f"state of {plain['capacity']} slots that does not fit {self.capacity} slots")
         used = min(plain["writes"], self.capacity)
         for name in ("blank", "actions", "returns", "discounts", "bootstraps"):
-            target = getattr(self, name)
-            target[:used] = state[name].to(target)
+            getattr(self, name)[:used].copy_(state[name])
         # Of states from before this was kept, nothing counts as held out.
         self.sampled[:used] = state["sampled"].to(self.sampled) if "sampled" in state else True
         # Slots beyond those may have been in use when this was called: nothing of them must be drawn.

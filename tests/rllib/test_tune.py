@@ -142,17 +142,19 @@ def test_asha_on_episode_return_mean_stops_a_trial(tmp_path):
             result["env_runners"]["episode_return_mean"] = -1e3
 
     scheduler = ASHAScheduler(
-        metric="env_runners/episode_return_mean", mode="max", max_t=8, grace_period=4, reduction_factor=2
+        metric="env_runners/episode_return_mean", mode="max", max_t=8, grace_period=5, reduction_factor=2
     )
+    # 600 agent steps to the first comparison: a game has ended by then.
+    config = quick().callbacks(on_train_result=worse).training(steps_per_iteration=120)
     results = tune.Tuner(
         Rainbow,
-        param_space={**quick().callbacks(on_train_result=worse).to_dict(), "seed": tune.grid_search([1, 2])},
+        param_space={**config.to_dict(), "seed": tune.grid_search([1, 2])},
         tune_config=tune.TuneConfig(scheduler=scheduler, max_concurrent_trials=1),
         run_config=tune.RunConfig(storage_path=str(tmp_path), stop={"training_iteration": 8}, verbose=0),
     ).fit()
     assert not results.errors
     ran = {result.config["seed"]: result.metrics["training_iteration"] for result in results}
-    assert ran[2] == 4 < ran[1] == 8
+    assert ran[2] == 5 < ran[1] == 8
 
 
 DRIVER = """

@@ -14,6 +14,7 @@ from tensorrl import system
 from tensorrl.learning.recording import Recorder
 from tensorrl.learning.replay import Batch, Replay
 from tensorrl.networks.qnetwork import QNetwork
+from tensorrl.networks.regression import TensorRegression
 from tensorrl.optimizers.protocol import AgentOptimizer
 
 
@@ -82,6 +83,8 @@ class Agent:
             [p.detach() for p in network.parameters()],
             [p.detach() for p in target.parameters()],
         )
+        self._target_layers = [layer for layer in target.modules() if isinstance(layer, TensorRegression)]
+        self._hold_target()
         self._recorded_look = self.recorder.record(self.look_at_sample)
         self._recorded_choose = self.recorder.record(self.choose_for_newest)
         self._recorded_learn = self.recorder.record(self.learn)
@@ -229,6 +232,13 @@ class Agent:
     def copy_to_target(self) -> None:
         """Copies the network's parameters to the target."""
         torch._foreach_copy_(self._target_pairs[1], self._target_pairs[0])
+        self._hold_target()
+
+    def _hold_target(self) -> None:
+        """Builds the target's factorised weights where passes are recorded: they last for thousands of updates."""
+        if self.recorder.active:
+            for layer in self._target_layers:
+                layer.hold_weight()
 
     def take_mean_loss(self) -> float | None:
         """Mean loss since the last call, or None where no update was made."""
@@ -261,6 +271,7 @@ class Agent:
         self.network.load_state_dict(state["network"])
         self.target.load_state_dict(state["target"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self._hold_target()
         self.network.forget_noise()
         self.target.forget_noise()
         self.updates = state["updates"]

@@ -74,8 +74,9 @@ class WholeSumBlocks(SumBlocks):
     """The same distribution for a GPU, by operators that give the same bits every time.
 
     Running sums of floats are not repeatable there, nor is writing to slots of which one may be named twice. So masses
-    are whole numbers, the priorities times 2³² rounded up, whose sums are exact in any order; and what is written twice
-    is the larger of the two. Sums stay below 2⁶³ while the priorities' sum stays below two thousand million.
+    are whole numbers, the priorities times 2³² rounded down, whose sums are exact in any order; and what is written
+    twice is the larger of the two. Sums stay below 2⁶³ while the priorities' sum stays below two thousand million, and
+    no priority that replay gives, 10⁻⁸ or more, becomes 0.
     """
 
     UNIT = 2.0**32
@@ -102,7 +103,7 @@ class WholeSumBlocks(SumBlocks):
         return self._masses_of(priorities).sum(1)
 
     def _masses_of(self, priorities: Tensor) -> Tensor:
-        return (priorities * self.UNIT).ceil_().long()
+        return (priorities * self.UNIT).long()
 
 
 def put(target: Tensor, places: Tensor, values: Tensor) -> None:

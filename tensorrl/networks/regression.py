@@ -93,6 +93,7 @@ class TensorRegression(nn.Module):
             self.register_parameter(name, parameter(shape))
         self.register_parameter("bias", parameter(self.out_shape) if bias else None)
         self._plans: dict[tuple[int, bool], Plan] = {}
+        self._held: Tensor | None = None
         self.reset_parameters(generator)
 
     @classmethod
@@ -222,9 +223,23 @@ class TensorRegression(nn.Module):
         bias: Tensor | None = self.bias
         if bias is not None and bias.dim() != 1:
             bias = bias.reshape(-1)
+        if self._held is not None and not torch.is_grad_enabled():
+            rows = x.reshape(len(x), -1)
+            held = rows @ self._held if bias is None else torch.addmm(bias, rows, self._held)
+            return held.reshape(*leading, *self.out_shape)
         operands = (x, *self.factors) if self.core is None else (x, self.core, *self.factors)
         out = contract(self._plan(x.shape[0], x.is_cuda), operands, bias)
         return out if len(leading) == 1 and len(self.out_shape) == 1 else out.reshape(*leading, *self.out_shape)
+
+    @torch.no_grad()
+    def hold_weight(self) -> None:
+        """Builds the weight now, for passes without a gradient to take as it is until this is called again.
+
+        For a layer that changes seldom where one large product is cheaper than several small ones, such as a target
+        network's on a GPU. The memory stays in place, for CUDA graphs.
+        """
+        weight = self.weight.reshape(math.prod(self.in_shape), -1)
+        self._held = weight.clone() if self._held is None else self._held.copy_(weight)
 
     def extra_repr(self) -> str:
         """Shapes, rank and size, for `repr`."""

@@ -146,3 +146,17 @@ def test_a_state_of_another_kind_of_device_goes_on_with_draws_of_its_own():
     assert not second.agent.reseeded
     for training in (first, second, third):
         training.game.close()
+
+
+def test_a_target_that_holds_its_weights_follows_the_network():
+    training = build("trl-5x", OperatorRecorder(), learning_starts=20, target_interval=10)
+    agent, factorised = training.agent, build("trl-5x").agent.target
+    training.run(40)
+    training.game.close()
+    assert agent.updates == 20
+    stacks = training.replay.latest_stack()
+    factorised.load_state_dict(agent.target.state_dict())
+    with torch.no_grad():
+        held, plain, learned = agent.target(stacks), factorised(stacks), agent.network(stacks)
+    torch.testing.assert_close(held, plain, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(held, learned, rtol=1e-4, atol=1e-5)

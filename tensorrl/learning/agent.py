@@ -224,8 +224,10 @@ class Agent:
         """Scales the gradient to a global L2 norm of `gradient_norm` at most, as `clip_grad_norm_` does."""
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        # On a GPU asking would mean waiting for the answer; there every gradient is multiplied, by 1 at most.
-        if self.recorder.active or not norm <= self.gradient_norm:
+        if self.recorder.active:
+            # Asking would mean waiting for the answer: every gradient is divided, by 1 at least.
+            torch._foreach_div_(gradients, (norm * (1 / self.gradient_norm)).clamp_(min=1.0))
+        elif not norm <= self.gradient_norm:
             torch._foreach_mul_(gradients, (self.gradient_norm / (norm + 1e-6)).clamp(max=1.0))
 
     @torch.no_grad()

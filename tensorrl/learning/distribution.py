@@ -81,6 +81,10 @@ class WholeSumBlocks(SumBlocks):
 
     UNIT = 2.0**32
 
+    def __init__(self, capacity: int, device: torch.device | str = "cpu") -> None:
+        super().__init__(capacity, device)
+        self._edges = torch.zeros(len(self.sums) + 1, dtype=torch.int64, device=device)
+
     def set(self, slots: Tensor, priorities: Tensor | float) -> None:
         """Sets the priorities (batch,) of slots (batch,) int64; 0 means never drawn."""
         values = priorities if isinstance(priorities, Tensor) else self._flat.new_full(slots.shape, priorities)
@@ -90,14 +94,21 @@ class WholeSumBlocks(SumBlocks):
 
     def sample(self, uniforms: Tensor) -> tuple[Tensor, Tensor]:
         """As `SumBlocks.sample`."""
-        batch = len(uniforms)
-        cumulative = self.sums.cumsum(0)
-        targets = (uniforms + self._numbers(batch)).mul_(cumulative[-1] * (_BELOW_ONE / batch)).long()
+        share = _BELOW_ONE / len(uniforms)
+        # Edges of the blocks, the first of which is 0, in memory that stays in place.
+        edges = self._edges
+        cumulative = torch.cumsum(self.sums, 0, out=edges[1:])
+        targets = torch.add(self._shares(len(uniforms), share), uniforms, alpha=share).mul_(cumulative[-1]).long()
         blocks = torch.searchsorted(cumulative, targets, right=True)
-        rest = targets.sub_(cumulative.sub_(self.sums).index_select(0, blocks))[:, None]
+        rest = targets.sub_(edges.index_select(0, blocks))[:, None]
         inside = self._masses_of(self.priorities.index_select(0, blocks)).cumsum(1)
         slots = torch.searchsorted(inside, rest, right=True)[:, 0].add_(blocks, alpha=BLOCK)
         return slots, self._flat.index_select(0, slots)
+
+    def _shares(self, batch: int, share: float) -> Tensor:
+        if len(self._strata) != batch:
+            self._strata = torch.arange(batch, dtype=torch.float64, device=self.sums.device) * share
+        return self._strata
 
     def _sums_of(self, priorities: Tensor) -> Tensor:
         return self._masses_of(priorities).sum(1)

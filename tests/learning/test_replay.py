@@ -3,7 +3,8 @@ import pytest
 import torch
 from scipy import stats
 
-from tensorrl.learning.replay import Replay, SumBlocks
+from tensorrl.learning.distribution import SumBlocks, WholeSumBlocks
+from tensorrl.learning.replay import Replay
 
 N, GAMMA, STACK = 5, 0.9, 4
 
@@ -187,3 +188,21 @@ def test_state_round_trip_goes_on_as_if_nothing_had_happened():
 def test_sampling_an_empty_replay_is_refused():
     with pytest.raises(ValueError, match="no transition"):
         make().sample(32, 0.4, torch.Generator())
+
+
+@pytest.mark.parametrize("duplicate", [1.0, 3.0])
+def test_whole_number_masses_draw_the_slots_that_float_ones_draw(duplicate):
+    generator = torch.Generator().manual_seed(1)
+    floats, wholes = SumBlocks(1_000), WholeSumBlocks(1_000)
+    slots = torch.arange(3, 1_000, 7)
+    priorities = torch.rand(len(slots), dtype=torch.float64, generator=generator) + 0.1
+    for blocks in (floats, wholes):
+        blocks.set(slots, priorities)
+    # Of two values for one slot the larger stays.
+    wholes.set(torch.tensor([3, 3]), torch.tensor([duplicate, 2.0], dtype=torch.float64))
+    floats.set(torch.tensor([3]), max(duplicate, 2.0))
+    for _ in range(200):
+        uniforms = torch.rand(32, dtype=torch.float64, generator=generator)
+        expected, drawn = floats.sample(uniforms), wholes.sample(uniforms)
+        assert torch.equal(expected[0], drawn[0])
+        assert torch.equal(expected[1], drawn[1])

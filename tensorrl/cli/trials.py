@@ -16,6 +16,7 @@ def register(app: typer.Typer) -> None:
     """Adds the commands."""
     app.command("train")(train_command)
     app.command("evaluate")(evaluate_command)
+    app.command("export-policy")(export_policy_command)
 
 
 def train_command(
@@ -113,3 +114,30 @@ def evaluate_command(
         + ("" if result["human_normalized"] is None else f", human-normalised {result['human_normalized']:.3f}")
     )
     print(after_evaluation(checkpoint, video))
+
+
+def export_policy_command(
+    run: Annotated[Path, typer.Argument(metavar="RUN|CHECKPOINT", help="A run's folder, or one checkpoint in it.")],
+    out: Annotated[Path, typer.Option(help="FILE.onnx.")],
+    as_json: Json = False,
+) -> None:
+    """Write the greedy policy as an ONNX model: a stack of frames in, the action and Q-values out."""
+    from tensorrl.trial.policy_export import export_policy
+
+    found = export_policy(run, out)
+    if as_json:
+        print_json(found)
+        return
+    from tensorrl.cli.tables import print_table
+
+    print_table(
+        [
+            {"policy": name, "kB": f"{found[size]:,.0f}", "ms for one action": f"{found[time]:.2f}"}
+            for name, size, time in (
+                (found["variant"], "kilobytes", "milliseconds"),
+                ("dense, as denoised", "dense_kilobytes", "dense_milliseconds"),
+            )
+        ]
+    )
+    steps = found["agent_steps"]
+    print(f"{out}: {found['variant']} on {found['game']} after {steps:,} agent steps; one core, onnxruntime")

@@ -105,14 +105,24 @@ def test_every_requirement_is_bounded_and_pinned_within_its_bounds(requirement: 
     assert pin.local is None
 
 
+# What only these modules import, and only inside a function that says what to install where it is missing.
+OF_EXTRAS = {"onnx": {"trial/policy_export.py", "tracking/model.py"}}
+
+
 def test_every_third_party_import_is_a_declared_requirement() -> None:
     # Where the import is not called what the requirement is; pydantic requires one exact pydantic_core.
     distributions = {"yaml": "pyyaml", "pydantic_core": "pydantic"}
     imported = set()
+    extras = {
+        module: {canonicalize_name(Requirement(line).name) for line in _project()[extra]}
+        for extra, modules in OF_EXTRAS.items()
+        for module in modules
+    }
     for path in (ROOT / "tensorrl").rglob("*.py"):
+        optional = extras.get(str(path.relative_to(ROOT / "tensorrl")), set())
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
-                imported |= {alias.name.partition(".")[0] for alias in node.names}
+                imported |= {alias.name.partition(".")[0] for alias in node.names} - optional
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 imported.add(node.module.partition(".")[0])
     foreign = imported - set(sys.stdlib_module_names) - {"tensorrl"}

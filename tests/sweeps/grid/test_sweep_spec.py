@@ -144,7 +144,7 @@ BAD = [
     ({"cpus": "0.5"}, "cpus: 0.5 (allowed: a whole number from 1 to 256)"),
     ({"cpus": "2", "resources": "{cpus: 1}"}, "cpus: is given twice, by itself and in resources"),
     ({"resources": "{cpu: 1}"}, "resources: unknown field 'cpu'; did you mean 'cpus'?"),
-    ({"resources": "4"}, "resources: 4 (allowed: a mapping with cpus, gpus, memory)"),
+    ({"resources": "4"}, "resources: 4 (allowed: a mapping with cpus, gpus, mps, memory)"),
     ({"resources": "{gpus: -1}"}, "resources.gpus: -1 (allowed: a number from 0 to 64, or the word auto)"),
     (
         {"resources": "{memory: lots}"},

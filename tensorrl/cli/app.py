@@ -15,7 +15,7 @@ from tensorrl.cli.streams import finish, make_readable
 from tensorrl.errors import InputError, one_line
 from tensorrl.uris import redact
 
-# What a wrong option raises: of Typer's own copy of Click, or of Click itself, by version of Typer.
+# The error for a wrong option. It comes from Typer's own copy of Click or from Click itself, depending on the version.
 _ClickError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 app = typer.Typer(
@@ -36,7 +36,7 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _options(
     _version: Annotated[
-        bool, typer.Option("--version", help="Print the version and leave.", is_eager=True, callback=_print_version)
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
     pass
@@ -52,14 +52,14 @@ def main() -> None:
 
 
 class _Formatter(logging.Formatter):
-    """The bare message, also of a library, without passwords."""
+    """Prints only the message, for libraries' records too, and hides passwords."""
 
     def format(self, record: logging.LogRecord) -> str:
         return redact(record.getMessage())
 
 
 def _run() -> int:
-    """Returns the exit code; what is wrong is said in one line."""
+    """Runs the command line and returns the exit code. An error is printed as one line."""
     try:
         code = app(standalone_mode=False)
     except typer.Abort:
@@ -74,7 +74,7 @@ def _run() -> int:
     except InputError as error:
         said = f"tensorrl: {error}"
     except OSError as error:
-        # What reads and writes files says better what is wrong where it can; a full disk can be anywhere.
+        # Code that reads and writes files gives a better message where it can, but a disk can fill up anywhere.
         where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
         said = one_line(f"tensorrl: {where}{error.strerror or error}")
     except MemoryError as error:

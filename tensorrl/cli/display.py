@@ -1,4 +1,4 @@
-"""How a sweep stands, and what it would take."""
+"""Prints the status of a sweep, and the estimate of what it needs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class StatusDisplay:
-    """How a sweep stands, over itself on a terminal and line after line elsewhere."""
+    """Shows the status of a sweep: updated in place on a terminal, printed line by line elsewhere."""
 
     def __init__(self) -> None:
         self._live: Live | None = None

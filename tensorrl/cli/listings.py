@@ -1,4 +1,4 @@
-"""The commands that list what there is: games, variants, settings, coefficients."""
+"""The commands that list games, variants, settings and coefficients."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def register(app: typer.Typer) -> None:
 
 
 def games_command(
-    every: Annotated[bool, typer.Option("--all", help="Every game of ALE, not those of Atari 100k alone.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="List every game of ALE, not only those of Atari 100k.")] = False,
     as_json: Json = False,
 ) -> None:
-    """List the 26 games of Atari 100k, or all that can be played: actions, and a random agent's and a human's score."""
+    """List games with their actions, random score and human score: the 26 of Atari 100k, or all of ALE."""
     from tensorrl import games
 
     rows = [
@@ -78,7 +78,7 @@ def coefficients_command(
     game: Annotated[str | None, typer.Option(help="One game.", autocompletion=complete_games)] = None,
     all_games: Annotated[bool, typer.Option("--all-games", help="All 26 games of Atari 100k.")] = False,
     variant: Annotated[
-        str | None, typer.Option(help="One variant; all otherwise.", autocompletion=complete_variants)
+        str | None, typer.Option(help="One variant (default: all).", autocompletion=complete_variants)
     ] = None,
     overrides: Set = None,
     as_json: Json = False,
@@ -103,7 +103,7 @@ def coefficients_command(
 
 
 def _print_layers(row: dict[str, Any]) -> None:
-    """One network: a line a layer."""
+    """Prints one network, one line per layer."""
     from tensorrl.cli.tables import print_table
 
     lines = [
@@ -123,7 +123,7 @@ def _print_layers(row: dict[str, Any]) -> None:
 
 
 def _print_counts(rows: list[dict[str, Any]]) -> None:
-    """Many networks: a line a network, a column a layer."""
+    """Prints many networks, one line per network and one column per layer."""
     from tensorrl.cli.tables import print_table
 
     layers = list(dict.fromkeys(layer for row in rows for layer in row["layers"]))

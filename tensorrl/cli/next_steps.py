@@ -1,4 +1,4 @@
-"""What is said when a long work is done: where its results are, and the next commands."""
+"""The lines printed after a long command: where its results are, and which commands to run next."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def after_training(out: Path, result: Mapping[str, Any], link: Link | None) -> str:
-    """Returns what follows a trial.
+    """Returns the lines to print after a trial.
 
     Args:
-        out: its folder.
-        result: its final figures.
-        link: of its experiment in MLflow; None where MLflow does not answer.
+        out: the trial's folder.
+        result: the trial's final figures.
+        link: the link to its experiment in MLflow; None if MLflow does not answer.
     """
     video, curves = out / "game.mp4", out / "curves.png"
     return "\n".join(
@@ -33,11 +33,11 @@ def after_training(out: Path, result: Mapping[str, Any], link: Link | None) -> s
 
 
 def after_evaluation(path: Path, video: Path | None) -> str:
-    """Returns what follows an evaluation.
+    """Returns the lines to print after an evaluation.
 
     Args:
         path: the run's folder, or a checkpoint in it.
-        video: where the first game was filmed.
+        video: the file that the first game was recorded to, if any.
     """
     run = next((folder for folder in (path, *path.parents) if (folder / TRIAL_FILE).is_file()), None)
     lines = [f"film: {video}"] if video is not None else []
@@ -49,12 +49,12 @@ def after_evaluation(path: Path, video: Path | None) -> str:
 
 
 def after_sweep(name: str, store: Path, link: Link | None) -> str:
-    """Returns what follows a sweep.
+    """Returns the lines to print after a sweep.
 
     Args:
-        name: of the sweep.
-        store: its store.
-        link: of its experiment in MLflow; None where MLflow does not answer.
+        name: the sweep's name.
+        store: the sweep's store.
+        link: the link to its experiment in MLflow; None if MLflow does not answer.
     """
     from tensorrl.sweeps.store.layout import REPORT_FOLDER, sweep_folder
 
@@ -71,10 +71,10 @@ def after_sweep(name: str, store: Path, link: Link | None) -> str:
 
 
 def after_sync(links: list[Link]) -> str:
-    """Returns where MLflow shows what was sent.
+    """Returns the lines that say where MLflow shows the runs that were sent.
 
     Args:
-        links: of the experiments that hold it.
+        links: the links to the experiments that hold the runs.
     """
     return "\n".join(line for link in links for line in _mlflow(link))
 

@@ -1,4 +1,4 @@
-"""What the parts of the command line share: options, their completion, and how settings are read from them."""
+"""Options that several commands share, their completion, and the parser of `--set`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _setting_fields() -> dict[str, Any]:
 
 
 def complete_settings(incomplete: str) -> list[str]:
-    """Names of settings, and after `=` the values of those that have a few."""
+    """Completes names of settings; after `=`, completes the values of a setting with a fixed list of them."""
     name, equals, _ = incomplete.partition("=")
     fields = _setting_fields()
     if not equals:
@@ -30,7 +30,7 @@ def complete_settings(incomplete: str) -> list[str]:
 
 
 def allowed_values(annotation: Any) -> list[str]:
-    """The values of a setting that has a few: of a choice, true and false, or null where it may be unset."""
+    """Returns the values of a setting with few of them: its choices, true and false, null if it may be unset."""
     if get_origin(annotation) is Literal:
         return [str(value) for value in get_args(annotation)]
     if annotation is bool:
@@ -42,29 +42,29 @@ def allowed_values(annotation: Any) -> list[str]:
 
 
 def complete_games(incomplete: str) -> list[str]:
-    """Names of games."""
+    """Completes names of games."""
     from tensorrl import games
 
     found = [name for name in games.ALE_GAMES if name.startswith(incomplete.lower())]
-    # Those of Atari 100k first: the others are looked for where none of them is meant.
+    # The games of Atari 100k come first; the others are only offered if none of these matches.
     return sorted(found, key=lambda name: name not in games.GAMES)
 
 
 def complete_variants(incomplete: str) -> list[str]:
-    """Names of variants."""
+    """Completes names of variants."""
     from tensorrl.trial.variants import VARIANTS
 
     return [name for name in VARIANTS if name.startswith(incomplete)]
 
 
 def complete_sweep_files(incomplete: str) -> list[str]:
-    """Sweep files here and in `tune_jobs`."""
+    """Completes sweep files in this folder and in `tune_jobs`."""
     found = (str(path) for pattern in SWEEP_FILES for path in sorted(Path().glob(pattern)))
     return [name for name in found if name.startswith(incomplete)]
 
 
 def complete_sweeps(incomplete: str) -> list[str]:
-    """Names of the sweeps of the store that is used by default, then sweep files."""
+    """Completes names of sweeps in the default store, then sweep files."""
     return [*(name for name in _sweeps_of_store() if name.startswith(incomplete)), *complete_sweep_files(incomplete)]
 
 
@@ -79,7 +79,7 @@ def complete_devices(incomplete: str) -> list[str]:
     return [name for name in ("auto", "cpu", "cuda") if name.startswith(incomplete)]
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Set = Annotated[
     list[str] | None,
     typer.Option(
@@ -94,13 +94,13 @@ Game = Annotated[
 ]
 Variant = Annotated[str, typer.Option(help="A variant; see `tensorrl variants`.", autocompletion=complete_variants)]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.", autocompletion=complete_devices)]
-Threads = Annotated[int | None, typer.Option(help="CPU threads; PyTorch's choice otherwise.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads (default: PyTorch's choice).")]
 SweepFile = Annotated[Path, typer.Argument(help="A sweep file (YAML).", autocompletion=complete_sweep_files)]
 Sweep = Annotated[
     str,
     typer.Argument(
         metavar="NAME|FILE",
-        help="A sweep that was run in the store, or its file.",
+        help="The name of a sweep in the store, or its file.",
         autocompletion=complete_sweeps,
     ),
 ]
@@ -112,10 +112,10 @@ def print_json(value: Any) -> None:
 
 
 def parse_overrides(pairs: list[str] | None) -> dict[str, Any]:
-    """Turns `key=value` pairs into settings; values are YAML, dotted keys reach into `ranks`.
+    """Turns `key=value` pairs into settings. Values are YAML; a dotted key sets one entry of `ranks`.
 
     Raises:
-        InputError: a pair without "=", a value that is no YAML, or a key given twice.
+        InputError: a pair has no "=", a value is not valid YAML, or a key is given twice.
     """
     from tensorrl.trial.yaml_input import parse_yaml
 

@@ -1,4 +1,4 @@
-"""The commands that draw pictures of trials, and compare them."""
+"""The commands that plot trials and compare them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def curves_command(
     out: Annotated[Path, typer.Option(help="FILE.png or FILE.svg.")],
     window: Annotated[int, typer.Option(min=1, max=100_000, help="Reports averaged.")] = 10,
 ) -> None:
-    """Draw learning curves: returns of training games over agent steps, evaluation beside them."""
+    """Draw learning curves: returns of training and evaluation games over agent steps."""
     from tensorrl.analysis.curves import draw
 
     draw(runs, out, window=window)
@@ -31,12 +31,12 @@ def curves_command(
 
 
 def compare_command(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of two runs or more.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of two or more runs.")],
     out: Annotated[Path | None, typer.Option(help="Draw their learning curves to FILE.png or FILE.svg.")] = None,
-    window: Annotated[int, typer.Option(min=1, max=100_000, help="Reports averaged in the curves.")] = 10,
+    window: Annotated[int, typer.Option(min=1, max=100_000, help="Number of reports that each point averages.")] = 10,
     as_json: Json = False,
 ) -> None:
-    """Put runs side by side: the settings that differ, sizes, scores and speed; curves to a file."""
+    """Compare runs: settings that differ, sizes, scores and speed; with --out, also their learning curves."""
     from tensorrl.analysis import comparison, curves
 
     found = comparison.compare(runs)
@@ -54,12 +54,14 @@ def compare_command(
 
 
 def spectrum_command(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs; those of one variant are pooled.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs; runs of the same variant are pooled.")],
     out: Annotated[Path, typer.Option(help="Write the histograms to FILE.png or FILE.svg.")],
-    unfolding: Annotated[str, typer.Option(help="matrix (outputs × inputs), or mode_0 … of the inputs.")] = "matrix",
+    unfolding: Annotated[
+        str, typer.Option(help="matrix (outputs × inputs), or mode_0, mode_1, … of the inputs.")
+    ] = "matrix",
     as_json: Json = False,
 ) -> None:
-    """Draw the singular values of the value stream's hidden layer over training, and the rank their energy needs."""
+    """Draw the singular values of the value stream's hidden layer over training, and the rank that keeps energy."""
     from tensorrl.analysis import pooled_spectra, spectrum_figure
     from tensorrl.trial.spectra import ENERGIES
 
@@ -87,13 +89,13 @@ def spectrum_command(
 
 def scattering_command(
     game: Game,
-    out: Annotated[Path, typer.Option(help="FILE.png, or another format of Matplotlib's.")],
-    scale: Annotated[int, typer.Option("--J", min=1, max=6, help="Scale, 2^J pixels.")] = 2,
+    out: Annotated[Path, typer.Option(help="FILE.png, or another format that Matplotlib writes.")],
+    scale: Annotated[int, typer.Option("--J", min=1, max=6, help="Scale of the transform: 2^J pixels.")] = 2,
     orientations: Annotated[int, typer.Option("--L", min=1, max=16, help="Orientations.")] = 4,
-    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Of the game.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the game.")] = 0,
     steps: Annotated[int, typer.Option(min=0, max=100_000, help="Random agent steps before the frame.")] = 100,
 ) -> None:
-    """Draw a frame beside its scattering coefficients: what an agent with that stem sees."""
+    """Draw a frame and its scattering coefficients: the input of an agent with a scattering stem."""
     from tensorrl.analysis.scattering_figure import draw_game
 
     draw_game(game, out, scale=scale, orientations=orientations, seed=seed, steps=steps)

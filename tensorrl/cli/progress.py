@@ -1,4 +1,4 @@
-"""What people see while trials run: a bar on a terminal, lines elsewhere, always with the time that is left."""
+"""Progress displays for running trials: a bar on a terminal, lines elsewhere, always with the time left."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from tensorrl.trial.cell import CellStatus
 
 _QUIET_SECONDS = 60.0
-"""Where there is no terminal, progress is said at least so often."""
+"""The longest time between two progress lines where there is no terminal, in seconds."""
 
 
 def duration(seconds: float) -> str:
-    """Returns a length of time in words: "40 s", "12 min", "3.5 h", "2.1 days"."""
+    """Returns a duration as text: "40 s", "12 min", "3.5 h", "2.1 days"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5_400:
@@ -32,14 +32,14 @@ def duration(seconds: float) -> str:
 
 
 def time_left(seconds: float | None) -> str:
-    """Returns the one estimate of a long work: "about 12 min left"."""
+    """Returns the estimate of the remaining time as text: "about 12 min left"."""
     return "time left: not known yet" if seconds is None else f"about {duration(seconds)} left"
 
 
 class _Display:
-    """A progress bar on a terminal; a line for each piece of news elsewhere. Always on stderr.
+    """A progress bar on a terminal; one line per change elsewhere. Always on stderr.
 
-    Nothing is drawn before there is something to tell: an error that comes first stands alone.
+    The bar only appears with the first update, so an early error is printed without a bar.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class _Display:
         self._progress = Progress(
             TextColumn("{task.description}", table_column=Column(no_wrap=True)),
             BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=4)),
-            # On a narrow terminal the news is cut first.
+            # On a narrow terminal this column is cut first.
             TextColumn("{task.fields[news]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
             TextColumn("{task.fields[left]}", table_column=Column(no_wrap=True)),
             console=console,
@@ -71,7 +71,7 @@ class _Display:
             print(text, file=sys.stderr, flush=True)
 
     def _draw(self, task: TaskID | None, what: str, *, done: int, total: int, news: str, left: str) -> TaskID:
-        """Draws a bar, a new one where there is none yet."""
+        """Updates a bar, or adds it if it does not exist yet."""
         if not self._started:
             self._progress.start()
             self._started = True
@@ -82,10 +82,10 @@ class _Display:
 
 
 class TrainingDisplay(_Display):
-    """Steps, steps/s, last return and time left of one trial.
+    """Shows the steps, steps/s, last return and time left of one trial.
 
     Args:
-        steps: agent steps of the trial.
+        steps: the trial's length in agent steps.
         final_episodes: the setting of that name.
     """
 
@@ -130,7 +130,7 @@ class TrainingDisplay(_Display):
         left = time_left(self._estimate.seconds)
         if self._live:
             if self._training is not None:
-                # One estimate: the bar below has it now.
+                # Only one estimate is shown; from now on the bar below shows it.
                 self._progress.update(self._training, left="")
             self._evaluation = self._draw(
                 self._evaluation, "evaluating", done=games, total=total, news=f"{games}/{total} games", left=left
@@ -143,10 +143,10 @@ class TrainingDisplay(_Display):
 
 
 class GamesDisplay(_Display):
-    """Games played of an evaluation, and the time left.
+    """Shows how many games of an evaluation are played, and the time left.
 
     Args:
-        games: to play.
+        games: number of games to play.
     """
 
     def __init__(self, games: int) -> None:
@@ -156,7 +156,7 @@ class GamesDisplay(_Display):
         self._spoke = self._began
 
     def update(self, games: int) -> None:
-        """Takes how many games are over."""
+        """Takes the number of games that have ended."""
         now = time.monotonic()
         seconds = (now - self._began) / games * (self._games - games) if games else None
         if self._live:
@@ -170,10 +170,10 @@ class GamesDisplay(_Display):
 
 
 class SweepDisplay(_Display):
-    """Cells and agent steps done of a sweep, its speed, and the time left.
+    """Shows a sweep's finished cells and agent steps, its speed, and the time left.
 
     Args:
-        store: where its cells lie, said first.
+        store: the folder of its cells, printed first.
     """
 
     def __init__(self, store: Path) -> None:
@@ -184,7 +184,7 @@ class SweepDisplay(_Display):
         self._spoke = time.monotonic()
 
     def say(self, text: str) -> None:
-        """Takes a line for the user."""
+        """Prints a line for the user."""
         self._say(text)
 
     def update(self, rows: Sequence[CellStatus]) -> None:
@@ -201,7 +201,7 @@ class SweepDisplay(_Display):
         first = not self._said
         for row in rows:
             before, self._said[row.folder.name] = self._said.get(row.folder.name), row.state
-            # What was finished before the sweep began is no news.
+            # Cells that were finished before the sweep began are not reported.
             if row.state not in ("waiting", "unfinished", before) and not (first and row.state == "finished"):
                 self._say(f"{row.folder.name}: {row.state} ({done} of {total} agent steps, {news})")
                 self._spoke = time.monotonic()
@@ -211,7 +211,7 @@ class SweepDisplay(_Display):
 
 
 def progress_news(rows: Sequence[CellStatus]) -> str:
-    """Returns how a sweep stands in a few words: cells by state, agent steps a second, time left."""
+    """Returns a sweep's status in a few words: cells by state, agent steps per second, time left."""
     finished = sum(row.state == "finished" for row in rows)
     parts = [f"{finished} of {len(rows)} cells finished", *_counts(rows)]
     if any(row.state == "running" for row in rows):

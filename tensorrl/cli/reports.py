@@ -12,11 +12,11 @@ import typer
 from tensorrl.cli.options import Json, Sweep, print_json
 
 Store = Annotated[
-    Path | None, typer.Option("--store", help="The store: a folder of cells. TENSORRL_STORE, or runs, otherwise.")
+    Path | None, typer.Option("--store", help="The store, a folder of cells (default: TENSORRL_STORE, or runs).")
 ]
 Uri = Annotated[
     str | None,
-    typer.Option("--tracking-uri", help="The MLflow server. MLFLOW_TRACKING_URI, or mlflow.db beside runs, otherwise."),
+    typer.Option("--tracking-uri", help="The MLflow server (default: MLFLOW_TRACKING_URI, or mlflow.db beside runs)."),
 ]
 
 
@@ -29,11 +29,11 @@ def register(app: typer.Typer) -> None:
 
 def report_command(
     sweep: Sweep,
-    out: Annotated[Path | None, typer.Option(help="Folder of the report; STORE/.sweeps/NAME/report otherwise.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the report (default: STORE/.sweeps/NAME/report).")] = None,
     store: Store = None,
     as_json: Json = False,
 ) -> None:
-    """Write a sweep's tables and figures, with intervals and what is missing, as files and one HTML page."""
+    """Write a sweep's report: tables, figures and one HTML page, with intervals and a list of what is missing."""
     from tensorrl.analysis import report
     from tensorrl.sweeps import store_path
     from tensorrl.sweeps.store.report import sweep_record, write_report
@@ -55,11 +55,11 @@ def report_command(
 
 
 def sync_command(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A run's folder, or any folder above some.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A run's folder, or any folder that contains runs.")],
     tracking_uri: Uri = None,
     as_json: Json = False,
 ) -> None:
-    """Send MLflow what it lacks of every run in a folder: safe to repeat and to interrupt."""
+    """Send every run in a folder to MLflow, as far as MLflow lacks it. Safe to repeat and to interrupt."""
     from tensorrl.cli.next_steps import after_sync
     from tensorrl.tracking import find_link, recorded_at, sync_directory
 
@@ -90,12 +90,12 @@ def sync_command(
 
 
 def diagnose_command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder; its newest checkpoint is looked at.")],
-    updates: Annotated[int, typer.Option(help="Updates to make and look at; the run itself stays as it is.")] = 100,
-    threads: Annotated[int | None, typer.Option(help="CPU threads; PyTorch's choice otherwise.")] = None,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder; its newest checkpoint is used.")],
+    updates: Annotated[int, typer.Option(help="Updates to make and measure; the run itself does not change.")] = 100,
+    threads: Annotated[int | None, typer.Option(help="CPU threads (default: PyTorch's choice).")] = None,
     as_json: Json = False,
 ) -> None:
-    """Say what a run's updates do: over-fitting, what Q is worth, how far a step moves predictions, by layer."""
+    """Measure a run's updates: over-fitting, accuracy of Q, and how far each layer's step moves predictions."""
     from tensorrl.trial.diagnosis import diagnose
 
     found = diagnose(run, updates=updates, threads=threads)

@@ -1,4 +1,4 @@
-"""The commands that carry finished cells as data: out of a store, and into one."""
+"""The commands that export finished cells from a store, and import them into one."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def register(app: typer.Typer) -> None:
 
 def export_command(
     source: Annotated[
-        str, typer.Argument(metavar="STORE|SWEEP", help="A store's folder; or a sweep of the store, its name or file.")
+        str, typer.Argument(metavar="STORE|SWEEP", help="A store's folder, or a sweep in the store: its name or file.")
     ],
-    out: Annotated[Path, typer.Option(help="The export's folder; one that holds an export is added to.")],
+    out: Annotated[Path, typer.Option(help="The export's folder; cells are added to an export that exists.")],
     store: Store = None,
     as_json: Json = False,
 ) -> None:
-    """Write finished cells as small text files: what reports and curves need, no checkpoints or passwords."""
+    """Write finished cells as small text files: all that reports and curves need, no checkpoints or passwords."""
     from tensorrl.sweeps import store_path
     from tensorrl.sweeps.store.exchange import export
 
@@ -37,10 +37,10 @@ def export_command(
 
 def import_command(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder that `tensorrl export` wrote.")],
-    out: Annotated[Path, typer.Option(help="The store: made where there is none, added to otherwise.")],
+    out: Annotated[Path, typer.Option(help="The store; it is created if it does not exist.")],
     as_json: Json = False,
 ) -> None:
-    """Make a store of an export: its cells count as finished, for reports, curves, MLflow and sweeps."""
+    """Import an export into a store. Its cells count as finished for reports, curves, MLflow and sweeps."""
     from tensorrl.sweeps import store_path
     from tensorrl.sweeps.store.exchange import import_
 

@@ -1,4 +1,4 @@
-"""Standard output and error as they are: closed, full, cut off by `head`, or without a letter for ε."""
+"""Makes standard output and error safe to use: closed, full, cut off by `head`, or unable to encode ε."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _GREEK = ("GREEK SMALL LETTER ", "GREEK CAPITAL LETTER ")
 
 
 class _Readable(io.TextIOBase):
-    """A text stream that spells out what its encoding has no letter for."""
+    """A text stream that spells out characters that its encoding lacks."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -65,26 +65,26 @@ class _Readable(io.TextIOBase):
 
 
 def make_readable() -> None:
-    """Puts streams in the place of standard output and error that take any text."""
+    """Replaces standard output and error by streams that accept any text."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
-            # Closed by whoever started us; what is printed goes nowhere.
+            # The caller closed it, so output is discarded.
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
         elif not (stream.encoding or "utf-8").lower().replace("-", "").startswith("utf"):
             setattr(sys, name, cast(TextIO, _Readable(stream)))
         else:
-            # A name of a file may hold bytes that are no text.
+            # A file's name may contain bytes that are not text.
             with suppress(AttributeError):
                 stream.reconfigure(errors="backslashreplace")
 
 
 def finish(code: int) -> int:
-    """Flushes standard output; returns the exit code: 1 where nobody reads it, 2 where it is full, else `code`."""
+    """Flushes standard output. Returns the exit code: 1 if its reader is gone, 2 if the disk is full, else `code`."""
     try:
         sys.stdout.flush()
     except OSError as error:
-        # Python would try again as it ends, and say so.
+        # Otherwise Python would flush again at exit, and print an error of its own.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if error.errno != errno.EPIPE:
             print(f"tensorrl: standard output: {error.strerror}", file=sys.stderr)
@@ -94,7 +94,7 @@ def finish(code: int) -> int:
 
 
 def spelled_out(text: str, encoding: str) -> str:
-    """Returns a text that `encoding` can write: "ε" as "epsilon", "÷" as "/", frames of tables as + - |.
+    """Returns the text with characters that `encoding` lacks spelled out: "ε" as "epsilon", "÷" as "/", lines as +-|.
 
     Args:
         text: any text.

@@ -18,26 +18,26 @@ if TYPE_CHECKING:
     from tensorrl.sweeps import CellStatus, SweepStatus
 
 Out = Annotated[
-    Path | None, typer.Option("--out", help="The store: a folder of cells. TENSORRL_STORE, or runs, otherwise.")
+    Path | None, typer.Option("--out", help="The store, a folder of cells (default: TENSORRL_STORE, or runs).")
 ]
 Only = Annotated[
     str | None,
     typer.Option(
         metavar="GLOB",
-        help="Only cells whose GAME-VARIANT-seedK matches, e.g. 'pong-*-seed0'; 'A,B' either, '!A' all others.",
+        help="Only cells whose GAME-VARIANT-seedK matches, e.g. 'pong-*-seed0'; 'A,B' means A or B, '!A' all but A.",
     ),
 ]
 MaxConcurrent = Annotated[
-    int | None, typer.Option(min=1, max=100_000, help="Trials at once at most; as many as fit otherwise.")
+    int | None, typer.Option(min=1, max=100_000, help="Most trials at once (default: as many as fit).")
 ]
 Address = Annotated[
-    str | None, typer.Option(help="A running Ray: auto, or HOST:PORT. RAY_ADDRESS, or a Ray of its own, otherwise.")
+    str | None, typer.Option(help="A running Ray: auto, or HOST:PORT (default: RAY_ADDRESS, or a new local Ray).")
 ]
 Remote = Annotated[
     str | None,
     typer.Option(
         metavar="URI",
-        help="What machines that share no folder exchange cells by, e.g. s3://BUCKET/PREFIX; else TENSORRL_REMOTE.",
+        help="Storage for machines that share no folder, e.g. s3://BUCKET/PREFIX (default: TENSORRL_REMOTE).",
     ),
 ]
 
@@ -53,15 +53,15 @@ def register(app: typer.Typer) -> None:
 def sweep_command(
     file: SweepFile,
     out: Out = None,
-    check: Annotated[bool, typer.Option("--check", help="Only check it, and say what it takes.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Only check the sweep, and estimate what it needs.")] = False,
     only: Only = None,
     max_concurrent: MaxConcurrent = None,
     address: Address = None,
     remote: Remote = None,
-    resume: Annotated[bool, typer.Option("--resume", help="What happens anyway: go on with what was begun.")] = True,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue unfinished cells, as a sweep always does.")] = True,
     as_json: Json = False,
 ) -> None:
-    """Run every cell of a sweep file that is not finished yet, as many at once as fit."""
+    """Run every unfinished cell of a sweep file, as many at once as fit."""
     from tensorrl.sweeps import load_sweep, run_sweep, store_path
 
     spec = load_sweep(file)
@@ -130,7 +130,7 @@ def _check(spec: Any, store: Path, *, only: str | None, address: str | None, rem
 def submit_command(
     file: SweepFile,
     address: Annotated[str, typer.Option(help="The cluster's dashboard, http://HOST:8265.")],
-    out: Annotated[str | None, typer.Option("--out", help="The store, as every machine of the cluster has it.")] = None,
+    out: Annotated[str | None, typer.Option("--out", help="The store, a path on every machine of the cluster.")] = None,
     only: Only = None,
     max_concurrent: MaxConcurrent = None,
     remote: Remote = None,
@@ -180,7 +180,7 @@ def submit_command(
 
 
 def print_reach(found: dict[str, Any]) -> None:
-    """Prints what the cluster's machines can reach and what is free."""
+    """Prints what the cluster's machines can reach and which resources are free."""
     free = found["free"]
     print(f"MLflow: {found['mlflow']}; free now: {free.get('CPU', 0):g} cores, {free.get('GPU', 0):g} GPUs")
     for problem in found["problems"]:
@@ -190,13 +190,11 @@ def print_reach(found: dict[str, Any]) -> None:
 def status_command(
     sweep: Sweep,
     out: Out = None,
-    watch: Annotated[
-        bool, typer.Option("--watch", help="Again and again, until the sweep's driver has ended.")
-    ] = False,
-    every: Annotated[float, typer.Option(min=0.2, max=86_400, help="Seconds between two looks with --watch.")] = 5.0,
+    watch: Annotated[bool, typer.Option("--watch", help="Repeat until the sweep's driver has ended.")] = False,
+    every: Annotated[float, typer.Option(min=0.2, max=86_400, help="Seconds between updates with --watch.")] = 5.0,
     as_json: Json = False,
 ) -> None:
-    """Say how far a sweep is: cells done, running and failed, steps/s, time left."""
+    """Show a sweep's progress: cells finished, running and failed, steps/s, time left."""
     from tensorrl.cli.display import StatusDisplay
     from tensorrl.sweeps import store_path, sweep_status
 
@@ -218,12 +216,12 @@ def status_command(
 
 
 def pull_command(
-    uri: Annotated[str, typer.Argument(metavar="URI", help="A sweep's --remote.")],
+    uri: Annotated[str, typer.Argument(metavar="URI", help="The --remote of a sweep.")],
     out: Out = None,
-    checkpoints: Annotated[bool, typer.Option("--checkpoints", help="Bring trained networks, too.")] = False,
+    checkpoints: Annotated[bool, typer.Option("--checkpoints", help="Copy trained networks, too.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Bring a remote's cells and sweeps into a store here, for status, report, sync and evaluate."""
+    """Copy a remote's cells and sweeps into a local store, for status, report, sync and evaluate."""
     from tensorrl.sweeps import store_path
     from tensorrl.sweeps.remote.pull import pull
 

@@ -14,15 +14,15 @@ from tensorrl.cli.streams import spelled_out
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], *, title: str | None = None) -> None:
-    """Prints rows that share their keys; numbers are set to the right."""
+    """Prints rows that have the same keys; numbers are right-aligned."""
     console = Console()
 
     def said(text: str) -> str:
-        # Before it is set in columns: what is spelled out is wider.
+        # Done before the layout, because spelled-out text is wider.
         return spelled_out(text, console.encoding)
 
     table = _table(rows, title, said)
-    # A log or a pipe has no width of its own: nothing is folded there.
+    # A log or a pipe has no width, so no line is wrapped there.
     if not console.is_terminal:
         console.width = 220
     elif Measurement.get(console, console.options.update(max_width=1_000), table).maximum > console.width:
@@ -33,7 +33,7 @@ def print_table(rows: Sequence[Mapping[str, Any]], *, title: str | None = None) 
 def _table(
     rows: Sequence[Mapping[str, Any]], title: str | None, said: Callable[[str], str], *, narrow: bool = False
 ) -> Table:
-    """The table; a narrow one has no frame, and headings broken at hyphens and spaces."""
+    """Builds the table; a narrow one has no frame, and its headings wrap at hyphens and spaces."""
     shape: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False} if narrow else {}
     table = Table(title=None if title is None else said(title), title_justify="left", **shape)
     if rows:

@@ -1,4 +1,4 @@
-"""The commands that train one agent and play with it."""
+"""The commands that train one agent, evaluate it and export it."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def train_command(
     game: Game,
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
     variant: Variant = "rainbow",
-    seed: Annotated[int, typer.Option(help="Source of all randomness.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 0,
     steps: Annotated[int, typer.Option(help="Agent steps (4 frames each).")] = 100_000,
     checkpoint_every: Annotated[int | None, typer.Option(help="Agent steps between checkpoints.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder.")] = False,
     overrides: Set = None,
     device: Device = "auto",
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Train one agent in this process and evaluate it; a killed run goes on with --resume, to the same bits."""
+    """Train one agent in this process and evaluate it. --resume continues a killed run, to the same bits."""
     import torch
 
     from tensorrl.cli.progress import TrainingDisplay
@@ -51,7 +51,7 @@ def train_command(
         threads=threads,
         checkpoint_every=checkpoint_every,
     )
-    # What cannot be recorded is refused before anything is written.
+    # A run that cannot be recorded is refused before anything is written.
     tracking_uri_for(out)
     records: list[MlflowRecord] = []
 
@@ -88,12 +88,12 @@ def train_command(
 def evaluate_command(
     checkpoint: Annotated[Path, typer.Argument(help="A run's folder, or one checkpoint in it.")],
     episodes: Annotated[int, typer.Option(min=1, max=10_000, help="Full games to play.")] = 10,
-    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Of no-ops and random actions.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of no-ops and random actions.")] = 0,
     video: Annotated[Path | None, typer.Option(help="Write the first game to FILE.mp4 or FILE.gif.")] = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Play full games with a trained agent, no noise, true rewards."""
+    """Play full games with a trained agent, without noise and with unclipped rewards."""
     from tensorrl.cli.progress import GamesDisplay
     from tensorrl.trial.playback import evaluate_checkpoint
 

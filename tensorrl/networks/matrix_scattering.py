@@ -56,13 +56,14 @@ class MatrixScattering(nn.Module):
 
     def _transform(self, maps: _Complex, level: int, sign: int) -> _Complex:
         """Σ x(r, c) exp(sign·2πi(r·u/R + c·v/C)) of maps (…, R, C) on a level's grid."""
-        cos_rows, sin_rows = getattr(self, f"cos_rows_{level}"), sign * getattr(self, f"sin_rows_{level}")
-        cos_columns, sin_columns = getattr(self, f"cos_columns_{level}"), sign * getattr(self, f"sin_columns_{level}")
-        real = cos_rows @ maps.real - sin_rows @ maps.imaginary
-        imaginary = sin_rows @ maps.real + cos_rows @ maps.imaginary
+        cos_rows, sin_rows = getattr(self, f"cos_rows_{level}"), getattr(self, f"sin_rows_{level}")
+        cos_columns, sin_columns = getattr(self, f"cos_columns_{level}"), getattr(self, f"sin_columns_{level}")
+        # The sign goes to the maps, not to the matrices: an exported model then holds each matrix once.
+        imaginary = sign * maps.imaginary
+        by_row = _Complex(cos_rows @ maps.real - sin_rows @ imaginary, sin_rows @ maps.real + cos_rows @ imaginary)
         return _Complex(
-            real @ cos_columns - imaginary @ sin_columns,
-            real @ sin_columns + imaginary @ cos_columns,
+            by_row.real @ cos_columns - by_row.imaginary @ sin_columns,
+            sign * (by_row.real @ sin_columns + by_row.imaginary @ cos_columns),
         )
 
 

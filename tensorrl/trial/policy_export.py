@@ -97,7 +97,28 @@ def to_onnx(network: QNetwork) -> bytes:
             opset_version=_OPSET,
             dynamo=False,
         )
-    return buffer.getvalue()
+    return _shared(buffer.getvalue())
+
+
+def _shared(model: bytes) -> bytes:
+    """Keeps one copy of each constant; the exporter writes a fixed filter once for every use."""
+    import onnx
+
+    whole = onnx.load_from_string(model)
+    nodes, first, same = list(whole.graph.node), {}, {}
+    for node in nodes:
+        if node.op_type == "Constant":
+            kept = first.setdefault(node.attribute[0].SerializeToString(), node.output[0])
+            same[node.output[0]] = kept
+    del whole.graph.node[:]
+    for node in nodes:
+        if same.get(node.output[0], node.output[0]) != node.output[0]:
+            continue
+        for place, name in enumerate(node.input):
+            node.input[place] = same.get(name, name)
+        whole.graph.node.append(node)
+    written: bytes = whole.SerializeToString()
+    return written
 
 
 def dense_counterpart(spec: NetworkSpec, actions: int) -> QNetwork:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from tensorrl import games
 from tensorrl.environments.evaluation import play_episodes
@@ -20,47 +22,73 @@ from tensorrl.trial.training import StackedPolicy
 GAME = "breakout"
 
 
-class Watched:
-    """Evaluation's own policy, which keeps every stack of frames it decides on, and its decisions."""
+class Recorded(NamedTuple):
+    """Games as a policy of evaluation meets them: a row a moment, a column an environment."""
 
-    def __init__(self, network: QNetwork) -> None:
-        self.policy = StackedPolicy(network)
-        self.stacks: list[npt.NDArray[np.uint8]] = []
-        self.actions: list[npt.NDArray[np.int64]] = []
-        self._stack: npt.NDArray[np.uint8] | None = None
+    frames: list[npt.NDArray[np.uint8]]
+    begins: list[npt.NDArray[np.bool_]]
+    stacks: npt.NDArray[np.uint8]
 
-    def __call__(self, frames: npt.NDArray[np.uint8], begins: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-        before = np.zeros((len(frames), 4, 84, 84), np.uint8) if self._stack is None else self._stack
-        self._stack = np.concatenate((before[:, 1:], frames[:, None]), 1)
-        self._stack[begins, :-1] = 0
-        self.stacks.append(self._stack.copy())
-        self.actions.append(self.policy(frames, begins).copy())
-        return self.actions[-1].copy()
+
+@pytest.fixture(scope="module")
+def games_played() -> Recorded:
+    """1,000 stacks of games whose actions are random, so that games differ."""
+    frames: list[npt.NDArray[np.uint8]] = []
+    begins: list[npt.NDArray[np.bool_]] = []
+    stacks = [np.zeros((4, 4, 84, 84), np.uint8)]
+
+    def watch(seen: npt.NDArray[np.uint8], new: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+        frames.append(seen.copy())
+        begins.append(new.copy())
+        stack = np.concatenate((stacks[-1][:, 1:], seen[:, None]), 1)
+        stack[new, :-1] = 0
+        stacks.append(stack)
+        return np.zeros(len(seen), np.int64)
+
+    play_episodes(GAME, watch, episodes=8, seed=3, epsilon=1.0, envs=4)
+    assert len(frames) >= 250
+    assert sum(new.sum() for new in begins[:250]) > 4  # some games end on the way
+    return Recorded(frames[:250], begins[:250], np.concatenate(stacks[1:251]))
+
+
+def opinionated(variant: str, stacks: npt.NDArray[np.uint8], actions: int) -> QNetwork:
+    """A network that prefers different actions on different stacks, which an untrained one seldom does."""
+    torch.manual_seed(0)
+    network = QNetwork(network_spec(variants.resolve(variant), actions)).eval()
+    chosen = torch.from_numpy(stacks[::16])
+    stored = network.torso.encode(chosen.reshape(-1, 84, 84)).reshape(-1, 4, *network.torso.stored_shape)
+    wanted = torch.arange(len(chosen)) % actions
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        cross_entropy(network.q_values(network(stored)), wanted).backward()
+        optimizer.step()
+    return network
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["rainbow", "trl-10x", "scattering"])
-def test_onnxruntime_and_mlflow_choose_the_actions_of_evaluation_on_1000_stacks(variant: str, tmp_path: Path) -> None:
+def test_onnxruntime_and_mlflow_choose_the_actions_of_evaluation_on_1000_stacks(
+    variant: str, games_played: Recorded, tmp_path: Path
+) -> None:
     import mlflow.pyfunc
 
-    torch.manual_seed(0)
-    actions = games.get(GAME).actions
-    network = QNetwork(network_spec(variants.resolve(variant), actions)).eval()
-    watched = Watched(network)
-    # Actions at random, so that games differ; the policy is asked all the same.
-    play_episodes(GAME, watched, episodes=8, seed=3, epsilon=1.0, envs=8)
-    stacks, wanted = np.concatenate(watched.stacks)[:1_000], np.concatenate(watched.actions)[:1_000]
+    stacks, actions = games_played.stacks, games.get(GAME).actions
     assert len(stacks) == 1_000
-    assert len(set(wanted.tolist())) > 1
+    network = opinionated(variant, stacks, actions)
+    policy = StackedPolicy(network)  # what `evaluate` plays by
+    wanted = np.concatenate([policy(*moment).copy() for moment in zip(*games_played[:2], strict=True)])
+    assert np.bincount(wanted, minlength=actions).max() < 900
     model = policy_export.to_onnx(network)
-    chosen, values = policy_export.session(model).run(None, {"stack": stacks})
-    assert (chosen == wanted).all()
-    assert values.shape == (1_000, actions)
+    session, parts = policy_export.session(model), np.split(stacks, 40)  # what fits the caches
+    answers = [session.run(None, {"stack": part}) for part in parts]
+    assert (np.concatenate([chosen for chosen, _ in answers]) == wanted).all()
+    assert np.concatenate([values for _, values in answers]).shape == (1_000, actions)
     save_policy(model, tmp_path / "model", actions=actions)
     loaded = mlflow.pyfunc.load_model(str(tmp_path / "model"))
     assert loaded.metadata.signature is not None
-    found = loaded.predict({"stack": stacks})
-    assert (np.asarray(found["action"]).ravel() == wanted).all()
+    predicted = [np.asarray(loaded.predict({"stack": part})["action"]).ravel() for part in parts]
+    assert (np.concatenate(predicted) == wanted).all()
 
 
 def test_a_compressed_policy_s_file_is_small_beside_the_dense_one_s() -> None:
@@ -70,3 +98,14 @@ def test_a_compressed_policy_s_file_is_small_beside_the_dense_one_s() -> None:
     coefficients = spec.total_coefficients()
     assert 4 * coefficients < small < 4 * coefficients + 30_000
     assert dense > 4 * 415_455
+
+
+def test_a_scattering_policy_s_file_holds_each_fixed_filter_once() -> None:
+    import onnx
+
+    spec = network_spec(variants.resolve("scattering"), 4)
+    model = onnx.load_from_string(policy_export.to_onnx(QNetwork(spec)))
+    onnx.checker.check_model(model)
+    constants = [node.attribute[0].SerializeToString() for node in model.graph.node if node.op_type == "Constant"]
+    assert len(constants) == len(set(constants))
+    assert model.ByteSize() < 4 * spec.total_coefficients() + 500_000

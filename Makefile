@@ -21,8 +21,8 @@ PIP_INSTALL := $(PIP) install --quiet --no-compile --constraint constraints.txt 
 COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib >/dev/null 2>&1 || true
 
 .PHONY: help install debug test test-fast test-slow test-gpu test-cluster smoke lint types format \
-	bench bench-throughput bench-speeds bench-trl bench-kfac bench-scattering bench-gpu bench-overhead \
-	bench-scaling results lock clean
+	bench bench-throughput bench-speeds bench-trl bench-kfac bench-scattering bench-policies bench-gpu \
+	bench-overhead bench-scaling results lock clean
 
 help: ## lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 22
@@ -109,6 +109,9 @@ bench-kfac: $(INSTALLED_BENCH) ## K-FAC beside Adam and other K-FACs
 
 bench-scattering: $(INSTALLED_BENCH) ## the scattering stem beside Kymatio
 	$(BIN)/python -m benchmarks.scattering
+
+bench-policies: install ## exported policies: size of the file and time for one action
+	$(BIN)/python -m benchmarks.policies
 
 bench-gpu: $(INSTALLED_BENCH) ## on a machine with a GPU: its tests, trials side by side, a whole trial
 	PATH="$(abspath $(BIN)):$$PATH" benchmarks/gpu.sh

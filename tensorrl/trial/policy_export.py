@@ -85,8 +85,7 @@ def to_onnx(network: QNetwork) -> bytes:
     policy, buffer = GreedyPolicy(network).cpu(), io.BytesIO()
     example = torch.zeros(1, network.spec.stack, FRAME, FRAME, dtype=torch.uint8)
     # Without oneDNN every product is an operator that ONNX has.
-    with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"), torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):
         torch.onnx.export(
             policy,
             (example,),
@@ -105,7 +104,9 @@ def _shared(model: bytes) -> bytes:
     import onnx
 
     whole = onnx.load_from_string(model)
-    nodes, first, same = list(whole.graph.node), {}, {}
+    nodes = list(whole.graph.node)
+    first: dict[bytes, str] = {}
+    same: dict[str, str] = {}
     for node in nodes:
         if node.op_type == "Constant":
             kept = first.setdefault(node.attribute[0].SerializeToString(), node.output[0])
@@ -155,7 +156,7 @@ def export_policy(path: Path, out: Path, *, repeats: int = 200) -> dict[str, Any
     game = games.get(about["game"])
     policy, dense = to_onnx(network), to_onnx(dense_counterpart(network.spec, game.actions))
     files.write_bytes(out, policy)
-    own, other = _milliseconds([policy, dense], repeats)
+    own, other = (statistics.median(times) for times in time_actions([policy, dense], repeats))
     return {
         "game": game.name,
         "variant": about["variant"],
@@ -181,8 +182,8 @@ def session(model: bytes | str) -> Any:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def _milliseconds(models: list[bytes], repeats: int) -> list[float]:
-    """Median milliseconds for one action of each, measured in turn so that a busy machine slows all alike."""
+def time_actions(models: list[bytes], repeats: int) -> list[list[float]]:
+    """Milliseconds for one action of each model, `repeats` times in turn, so that a busy machine slows all alike."""
     sessions = [session(model) for model in models]
     stack = np.random.default_rng(0).integers(0, 256, (1, 4, FRAME, FRAME), dtype=np.uint8)
     taken: list[list[float]] = [[] for _ in sessions]
@@ -191,4 +192,4 @@ def _milliseconds(models: list[bytes], repeats: int) -> list[float]:
             start = time.perf_counter()
             each.run(None, {INPUT: stack})
             times.append(1e3 * (time.perf_counter() - start))
-    return [statistics.median(times) for times in taken]
+    return taken

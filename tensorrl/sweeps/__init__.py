@@ -1,6 +1,7 @@
 """Sweeps: a YAML file becomes a checked grid of cells, which Ray Tune runs with as many at once as fit.
 
-Reports are in `tensorrl.sweeps.store.report`: they take SciPy and Matplotlib, and every trial imports this package.
+Reports are not imported here but from `tensorrl.sweeps.store.report`: they need SciPy and Matplotlib, and every trial
+imports this package.
 """
 
 from tensorrl.sweeps.driver.run import run_sweep

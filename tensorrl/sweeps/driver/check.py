@@ -1,4 +1,4 @@
-"""`tensorrl sweep --check`: what a sweep is, what is left of it, and what that takes, before anything runs."""
+"""`tensorrl sweep --check`: shows what is left of a sweep and what it needs, before anything runs."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from tensorrl.trial.cell import cell_status
 def check_sweep(
     spec: SweepSpec, store: Path, *, only: str | None = None, address: str | None = None, remote: str | None = None
 ) -> dict[str, Any]:
-    """Returns what is left of a sweep and what it takes, as `estimate` does, for the cells that match `only`.
+    """Returns what is left of a sweep and what it needs, as `estimate` does, for the cells that match `only`.
 
     Args:
         spec: the sweep.
         store: the folder of cells; it need not exist.
         only: a pattern for `<game>-<variant>-seed<k>`.
-        remote: URI of where machines without a shared folder keep the store; it is only read.
-        address: of a running Ray, whose machines are reckoned with; None takes this machine.
+        remote: the URI of the remote, if machines share no folder; it is only read.
+        address: the address of a running Ray, whose machines the estimate is for; None takes this machine.
 
     Raises:
-        InputError: the store is of another version, the remote cannot be read, no cell matches, no Ray answers at the
-            address, or no machine fits a trial.
+        InputError: the store has another version, the remote cannot be read, no cell matches, no Ray answers at the
+            address, or no machine is large enough for a trial.
     """
     check_address(address)
     check_version(store)
     chosen = select(cells(spec), only)
     if remote:
-        # Aside: a check writes nothing into the store.
+        # In a temporary folder: a check writes nothing into the store.
         with tempfile.TemporaryDirectory(prefix="tensorrl-check-") as aside:
             look(remote, Path(aside), chosen)
             rows = [cell_status(cell, Path(aside)) for cell in locate(Path(aside), chosen)]
@@ -47,7 +47,7 @@ def check_sweep(
             there = machines()
     else:
         there = [this_machine()]
-    # A cluster that grows from zero has none yet: what fits is seen when the first machine is there.
+    # An autoscaling cluster may have no machine yet; what fits is known once the first one has started.
     if not address or train_on(there):
         fit(spec, there)
     return {**estimate(spec, rows, there), "store": str(store)}

@@ -1,4 +1,4 @@
-"""The Ray that a sweep runs on: one of its own in this machine, or one that is running."""
+"""The Ray that a sweep runs on: a new one on this machine, or one that is already running."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from tensorrl.errors import InputError
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Without it, Ray keeps notices back and prints them from another thread (see `_WithoutRayMessages`).
+    # Otherwise Ray holds messages back and prints them from another thread (see `_WithoutRayMessages`).
     "RAY_DEDUP_LOGS": "0",
-    # Tune's older reports: those that replaced them print a table even where none is asked for.
+    # Use Tune's older reports: the new ones print a table even if none is asked for.
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    # The sweep asks its trials to checkpoint and leave; Tune would end them.
+    # The sweep asks its trials to write a checkpoint and stop; Tune would kill them.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    # A trial that reserves no GPU is told by its device that it has none.
+    # A trial that reserves no GPU knows so from its device.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-# Ray gives its servers half a minute to start, which a machine at full load may not let them have.
+# By default Ray gives its servers half a minute to start, which is too short on a machine at full load.
 _START_TRIES = 4
 _GONE_SECONDS = 30.0
 _LOOK_SECONDS = 10.0
@@ -37,21 +37,21 @@ _MESSAGES_THREAD = "ray_listen_error_messages"
 
 
 class RayLost(RuntimeError):
-    """Ray did not start, or its last machine is gone: nothing of the sweep can run any more."""
+    """Ray did not start, or its last machine is gone, so the sweep cannot run."""
 
 
 class Watchman:
-    """Notices that Ray has no machine left, over which Tune would wait for ever."""
+    """Notices when Ray has no machine left. Tune would wait forever."""
 
     def __init__(self) -> None:
         self._looked = time.monotonic()
         self._alive = self._looked
 
     def look(self) -> None:
-        """Looks now and then whether any machine is alive.
+        """Checks from time to time whether any machine is alive.
 
         Raises:
-            RayLost: none has been for half a minute.
+            RayLost: no machine has been alive for half a minute.
         """
         import ray
 
@@ -67,17 +67,17 @@ class Watchman:
 
 @contextmanager
 def ray_session(address: str | None = None) -> Iterator[None]:
-    """Connects to Ray for the length of the block: quietly, and ending it only where it was started here.
+    """Connects to Ray quietly for the duration of the block. Ray is shut down afterwards only if it was started here.
 
-    A Ray that this process is connected to already is used as it is.
+    If this process is already connected to a Ray, that one is used.
 
     Args:
-        address: of a running Ray: `auto` for the one of this machine, or HOST:PORT. None takes `RAY_ADDRESS`, and
-            where that is unset starts a Ray of its own.
+        address: the address of a running Ray: `auto` for the one on this machine, or HOST:PORT. None takes
+            `RAY_ADDRESS`; if that is unset, a new Ray is started.
 
     Raises:
         InputError: no Ray answers at the address.
-        RayLost: a Ray of its own did not start.
+        RayLost: the new Ray did not start.
     """
     address = address or os.environ.get("RAY_ADDRESS")
     check_address(address)
@@ -101,7 +101,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
 
 
 def joins_ray(address: str | None) -> bool:
-    """Whether `ray_session` would use a Ray that runs already, rather than start one."""
+    """Returns whether `ray_session` would use a running Ray instead of starting one."""
     return bool(address or os.environ.get("RAY_ADDRESS")) or (
         "ray" in sys.modules and sys.modules["ray"].is_initialized()
     )
@@ -111,7 +111,7 @@ def check_address(address: str | None) -> None:
     """Refuses an address that a sweep's driver cannot use.
 
     Raises:
-        InputError: it is one of Ray's client or of its dashboard.
+        InputError: the address belongs to a Ray client server or to a dashboard.
     """
     if address and "://" in address:
         raise InputError(
@@ -121,9 +121,9 @@ def check_address(address: str | None) -> None:
 
 
 def _own_token() -> None:
-    """Gives a Ray of this process's own a token that ends with the process.
+    """Gives the Ray that this process starts a token that is valid only for this process.
 
-    Ray would write one into the home folder. Every cluster that is started there later would then ask for it, while
+    Otherwise Ray writes a token into the home folder. Every cluster that is started there later then asks for it, but
     Ray's own clients do not send it unless they are told to.
     """
     given = any(os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
@@ -164,7 +164,7 @@ def _connect(address: str) -> None:
 
 @contextmanager
 def _quiet_loggers() -> Iterator[None]:
-    """Keeps Ray's own reports of trials' failures off the terminal: the sweep's table has them."""
+    """Keeps Ray's own reports of failed trials off the terminal, because the sweep's table has them."""
     loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict if name.split(".")[0] == "ray"]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -177,9 +177,9 @@ def _quiet_loggers() -> Iterator[None]:
 
 
 class _WithoutRayMessages:
-    """Standard output without the notices of dead workers, which Ray prints there whatever its log level.
+    """Standard output without Ray's messages about dead workers, which Ray prints there at any log level.
 
-    They would end up in the middle of a progress display or of JSON. The sweep reports such trials itself.
+    They would appear in the middle of a progress display or of JSON. The sweep reports such trials itself.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -189,5 +189,5 @@ class _WithoutRayMessages:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Writes `text`, unless it is Ray's."""
+        """Writes `text`, unless it is such a message."""
         return len(text) if threading.current_thread().name == _MESSAGES_THREAD else self._stream.write(text)

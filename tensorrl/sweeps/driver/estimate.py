@@ -1,4 +1,4 @@
-"""What a sweep will take: time from measured speeds, memory from measured sizes, trials for each machine and GPU."""
+"""Estimates a sweep: time from measured speeds, memory from measured sizes, trials per machine and GPU."""
 
 from __future__ import annotations
 
@@ -24,23 +24,24 @@ Device = Literal["cpu", "cuda"]
 MIB = 2**20
 _SPEEDS = Path(__file__).parents[2] / "data" / "trial_speeds.csv"
 _FULL_STEPS = 100_000
-# From whole trials of 100k steps on RoadRunner and Assault (docs/results-earlier.md), on a machine that did other work:
+# From full trials of 100k steps on RoadRunner and Assault (docs/results-earlier.md), on a machine with other load:
 # 43 to 239 s for the last evaluation of 100 games, 47 to 65 MiB on disk.
 _GAME_SECONDS = 1.5
 _DISK = 65 * MIB
 # Imports, the emulator and the first report: `python -m benchmarks.startup` gives 4 s for `tensorrl train` alone. RLlib
-# takes 2 s of a core more.
+# needs 2 more seconds of a core.
 _START_SECONDS = 10.0
-# What RLlib takes of a cell's process: 755 MB at most beside 654 by `tensorrl train`, 400 steps of RoadRunner.
+# RLlib's share of the memory of a cell's process: a peak of 755 MB, against 654 MB with `tensorrl train`, over 400
+# steps of RoadRunner.
 _RLLIB = 100 * MIB
-# What a trial takes of a card beside replay: PyTorch's CUDA context and libraries; cuBLAS's workspaces, 32 MiB for each
-# of two streams (the recordings' and the default one); weights, recordings, games of evaluation. Not measured yet.
+# GPU memory of a trial besides replay: PyTorch's CUDA context and libraries; cuBLAS's workspaces, 32 MiB for each of
+# two streams (the one of recordings and the default one); weights, recordings, evaluation games. Not measured yet.
 _CUDA_CONTEXT = (600 + 2 * 32 + 256) * MIB
 _SMALL_CARD = 16 * 1024 * MIB
-# What whole trials took beyond replay and the sizes in the table: checkpoints being packed, sixteen games evaluated.
+# Memory of full trials beyond replay and the sizes in the table: packing checkpoints, evaluating sixteen games.
 # Assault's peak was 1,164 MiB: 536 of replay, 387 in the table.
 _PEAKS = 250 * MIB
-# The scattering stem's trials keep each frame beside its features, compressed.
+# Trials with the scattering stem keep each frame with its features, compressed.
 _COMPRESSED_FRAME = 1_500
 
 
@@ -49,9 +50,9 @@ class Measured:
     """One row of `data/trial_speeds.csv`.
 
     Attributes:
-        steps_per_second: agent steps a second of one trial, on one core that does nothing else or alone on a GPU.
-        memory: bytes of main memory, besides a replay that lies there.
-        gpu_memory: bytes of a card's memory, replay of 100k steps included; 0 on the CPU.
+        steps_per_second: agent steps per second of one trial, on an otherwise idle core or alone on a GPU.
+        memory: bytes of main memory, not counting a replay in main memory.
+        gpu_memory: bytes of GPU memory, including a replay of 100k steps; 0 on the CPU.
         source: how it was measured.
     """
 
@@ -63,14 +64,14 @@ class Measured:
 
 @dataclass(frozen=True)
 class Machine:
-    """What one machine has.
+    """The resources of one machine.
 
     Attributes:
-        name: of the machine.
-        cpus: cores.
-        gpus: graphics cards.
-        memory: bytes of main memory that trials may take.
-        gpu_memory: bytes of memory of the smallest card; None where it is not known.
+        name: the machine's name.
+        cpus: number of cores.
+        gpus: number of GPUs.
+        memory: bytes of main memory that trials may use.
+        gpu_memory: bytes of memory of the smallest GPU; None if not known.
     """
 
     name: str
@@ -82,7 +83,7 @@ class Machine:
 
 @functools.cache
 def measured() -> dict[tuple[str, str], Measured]:
-    """Returns what was measured, by device and variant; `python -m benchmarks.trial_speeds` measures it anew."""
+    """Returns the measurements by device and variant; `python -m benchmarks.trial_speeds` repeats them."""
     with _SPEEDS.open(newline="", encoding="utf-8") as file:
         return {
             (row["device"], row["variant"]): Measured(
@@ -96,20 +97,20 @@ def measured() -> dict[tuple[str, str], Measured]:
 
 
 def replay_bytes(settings: Settings, steps: int) -> int:
-    """Returns the bytes that a trial's replay takes: what its torso keeps of one frame, a transition."""
+    """Returns the size of a trial's replay in bytes: for each transition, what its torso stores of one frame."""
     kept = stored_frame(settings).nbytes + (_COMPRESSED_FRAME if settings.stem == "scattering" else 0)
     return replay_slots(settings, steps) * kept
 
 
 def cell_memory(spec: SweepSpec, device: Device = "cpu") -> float:
-    """Returns the bytes of main memory that a trial of the sweep needs at most."""
+    """Returns the most main memory that a trial of the sweep needs, in bytes."""
     return max(_trial_memory(cell, device) for cell in _kinds(spec))
 
 
 def gpu_memory(spec: SweepSpec) -> float:
-    """Returns the bytes of a card's memory that a trial of the sweep needs at most.
+    """Returns the most GPU memory that a trial of the sweep needs, in bytes.
 
-    Where that was not measured it is reckoned: replay, and what CUDA itself takes.
+    If it was not measured, it is estimated as replay plus the memory of CUDA itself.
     """
     return max(_gpu_memory(cell) for cell in _kinds(spec))
 
@@ -120,7 +121,7 @@ def _gpu_memory(cell: PlannedCell) -> float:
 
 
 def _kinds(spec: SweepSpec) -> list[PlannedCell]:
-    """One cell of each variant and combination of axes: games and seeds need the same memory."""
+    """Returns one cell of each variant and combination of axes; all games and seeds need the same memory."""
     one = spec.model_copy(update={"games": spec.games[:1], "seeds": spec.seeds[:1]})
     return cells(one)
 
@@ -132,7 +133,7 @@ def _trial_memory(cell: PlannedCell, device: Device) -> float:
 
 
 def trials_per_gpu(spec: SweepSpec, machine: Machine) -> int:
-    """Returns how many trials share each card of a machine: as many as its memory and the machine's cores allow."""
+    """Returns how many trials share each GPU of a machine: as many as GPU memory and the machine's cores allow."""
     if not machine.gpus:
         return 0
     by_cores = machine.cpus / machine.gpus // spec.resources.cpus
@@ -142,7 +143,7 @@ def trials_per_gpu(spec: SweepSpec, machine: Machine) -> int:
 
 
 def trials_at_once(spec: SweepSpec, machine: Machine, device: Device) -> int:
-    """Returns how many trials fit on a machine at once."""
+    """Returns how many trials fit on a machine at the same time."""
     memory = float(spec.resources.memory or cell_memory(spec, device))
     fits = min(machine.cpus // spec.resources.cpus, machine.memory // memory)
     if device == "cuda":
@@ -152,7 +153,7 @@ def trials_at_once(spec: SweepSpec, machine: Machine, device: Device) -> int:
 
 
 def this_machine() -> Machine:
-    """Returns what the machine of this process has."""
+    """Returns the resources of this process's machine."""
     sizes = _cards()
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Machine(
@@ -165,7 +166,7 @@ def this_machine() -> Machine:
 
 
 def _cards() -> list[float]:
-    """Bytes of memory of each graphics card, asked of the driver's own tool: PyTorch would take seconds to load."""
+    """Returns the memory of each GPU in bytes, from the driver's own tool, because PyTorch takes seconds to load."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return []
@@ -175,16 +176,16 @@ def _cards() -> list[float]:
 
 
 def estimate(spec: SweepSpec, rows: Sequence[CellStatus], there: Sequence[Machine]) -> dict[str, Any]:
-    """Returns what is left to do, and what it takes.
+    """Returns what is left to do, and what it needs.
 
     Args:
         spec: the sweep.
-        rows: how its cells stand.
+        rows: the status of its cells.
         there: the machines.
 
     Returns:
-        Plain values: counts of cells, seconds of each variant's cells, hours in all, bytes of memory and disk, trials
-        for each machine and card, and where the speeds come from.
+        Plain values: numbers of cells, seconds of each variant's cells, hours in total, bytes of memory and disk,
+        trials per machine and GPU, and the sources of the speeds.
     """
     device: Device = "cuda" if spec.resources.gpus != 0 and any(machine.gpus for machine in there) else "cpu"
     left = [row for row in rows if row.state != "finished"]
@@ -235,7 +236,7 @@ def estimate(spec: SweepSpec, rows: Sequence[CellStatus], there: Sequence[Machin
 def _seconds(
     spec: SweepSpec, variant: str, left: Sequence[CellStatus], speed: float | None, game_seconds: float
 ) -> float | None:
-    """Seconds that a variant's unfinished cells take one after the other; None where its speed is not known."""
+    """Returns the seconds that a variant's unfinished cells take one after the other; None if the speed is unknown."""
     if speed is None:
         return None
     own = [row for row in left if row.variant == variant]
@@ -245,10 +246,10 @@ def _seconds(
 
 
 def _speed(variant: str, rows: Sequence[CellStatus], device: Device) -> tuple[float | None, str]:
-    """A variant's agent steps a second.
+    """Returns a variant's agent steps per second, and where the figure comes from.
 
-    That of the sweep's own finished cells; else of the table, which another machine made. Where cells of other variants
-    are finished, the table's speed is taken as many times as theirs are of their own in the table.
+    The speed comes from the sweep's own finished cells; if there are none, from the table, which was measured on
+    another machine. The table's speed is scaled by how finished cells of other variants compare with the table.
     """
     own = _own_speeds(variant, rows, device)
     if own:
@@ -279,7 +280,7 @@ def _own_speeds(variant: str, rows: Sequence[CellStatus], device: Device) -> lis
 
 
 def _game_seconds(rows: Sequence[CellStatus]) -> float:
-    """Seconds of one game of evaluation: of the sweep's own finished cells, else as measured before."""
+    """Returns the seconds per evaluation game, from the sweep's own finished cells or from earlier measurements."""
     own = []
     for row in rows:
         played = len(row.result.get("score_episodes") or ()) + len(row.result.get("final_episodes") or ())
@@ -294,6 +295,6 @@ def _game_seconds(rows: Sequence[CellStatus]) -> float:
 
 
 def _games(spec: SweepSpec, variant: str) -> float:
-    """Games of evaluation of a trial."""
+    """Returns the number of evaluation games of a trial."""
     settings = next(cell.trial.settings for cell in _kinds(spec) if cell.trial.variant == variant)
     return 9 + settings.final_episodes * min(1.0, spec.steps / _FULL_STEPS)

@@ -1,4 +1,4 @@
-"""A sweep's scheduler: asynchronous successive halving, each game's cells among themselves, through Tune."""
+"""A sweep's scheduler: asynchronous successive halving (ASHA) by Tune, separately for each game's cells."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import Any
 from tensorrl.sweeps.grid.spec import Scheduler
 
 ACTOR = "tensorrl-halting"
-"""Name of the Ray actor that trials ask whether they were stopped."""
+"""The name of the Ray actor that tells trials whether they are stopped."""
 NAMESPACE = "tensorrl"
 
 
 def make_scheduler(chosen: Scheduler, steps: int, game_of: Callable[[Any], str], halt: Callable[[Any], None]) -> Any:
-    """A scheduler of Tune for a sweep's cells.
+    """Makes the Tune scheduler for a sweep's cells.
 
-    Scores of different games say nothing of one another, so each game has an ASHA of its own. A trial that it would
-    stop is told to, by `halt`, and leaves by itself: with a checkpoint at that very report, and its record closed.
+    Scores of different games cannot be compared, so each game has its own ASHA. A trial that ASHA would stop is told so
+    by `halt` and stops by itself: it writes a checkpoint at that same report, and closes its record.
 
     Args:
         chosen: the sweep's scheduler.
         steps: agent steps of its trials.
-        game_of: a Tune trial's game.
+        game_of: returns a Tune trial's game.
         halt: tells a trial to stop.
     """
     from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
     class Halving(FIFOScheduler):  # type: ignore[misc]
-        """First in, first out; hands each report to its game's ASHA."""
+        """Starts trials first in, first out, and passes each report to its game's ASHA."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -65,7 +65,7 @@ def make_scheduler(chosen: Scheduler, steps: int, game_of: Callable[[Any], str],
 
 
 class Halts:
-    """The names of the cells that were told to stop; run as an actor of Ray, so that any machine can ask."""
+    """The names of the cells that were told to stop. It runs as a Ray actor, so any machine can ask it."""
 
     def __init__(self) -> None:
         self._named: set[str] = set()
@@ -75,5 +75,5 @@ class Halts:
         self._named.add(name)
 
     def asked(self, name: str) -> bool:
-        """Whether a cell was told to stop."""
+        """Returns whether a cell was told to stop."""
         return name in self._named

@@ -1,7 +1,7 @@
-"""NVIDIA's Multi-Process Service for the trials that share a card: without it their kernels take turns.
+"""NVIDIA's Multi-Process Service (MPS) for trials that share a GPU: without it their kernels take turns.
 
-One control daemon for the sweep's own user and folder, started before its trials and ended after them. Nothing is set
-on the card: compute mode, power and MIG stay as they are.
+The sweep starts one control daemon, for its own user and folder, before its trials, and ends it after them. It changes
+no setting of the GPU: compute mode, power and MIG stay as they are.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from tensorrl.errors import InputError
 
 CONTROL = "nvidia-cuda-mps-control"
 VARIABLES = ("CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY")
-"""What the daemon and every process that uses it find each other by."""
+"""The variable by which the daemon and its client processes find each other."""
 _SECONDS = 30.0
 
 Wanted = Literal["auto", "on", "off"]
 
 
 def is_wanted(mps: Wanted, *, gpus: float, joins_ray: bool) -> bool:
-    """Whether a sweep starts a daemon.
+    """Returns whether a sweep starts a daemon.
 
     Args:
-        mps: of the sweep's resources.
-        gpus: cards of this machine.
-        joins_ray: whether the sweep runs on a Ray that is there already, whose workers it cannot tell of a daemon.
+        mps: the field `mps` of the sweep's resources.
+        gpus: number of GPUs of this machine.
+        joins_ray: whether the sweep runs on an existing Ray, whose workers it cannot tell about a daemon.
 
     Raises:
-        InputError: `on`, and this machine or this Ray has no place for one.
+        InputError: `mps` is `on`, but MPS cannot be used with this machine or this Ray.
     """
     if mps == "off":
         return False
@@ -51,12 +51,12 @@ def is_wanted(mps: Wanted, *, gpus: float, joins_ray: bool) -> bool:
 
 @contextmanager
 def daemon() -> Iterator[Path]:
-    """Runs a control daemon of this process's own, which processes started inside the block use; gives its folder.
+    """Runs a control daemon that processes started inside the block use. Yields the daemon's folder.
 
     Raises:
-        InputError: it does not start.
+        InputError: the daemon does not start.
     """
-    # A socket's path may have 107 bytes: a short one, whatever the sweep's own folder is called.
+    # A socket's path may have 107 bytes, so the folder's path is short and independent of the sweep's folder.
     folder = Path(tempfile.mkdtemp(prefix="tensorrl-mps-"))
     before = {name: os.environ.get(name) for name in VARIABLES}
     try:
@@ -93,5 +93,5 @@ def _quit() -> None:
     try:
         _control(text="quit\n")
     except InputError:
-        # It has gone by itself, or goes with the last process that uses it.
+        # The daemon has already ended, or ends with the last process that uses it.
         return

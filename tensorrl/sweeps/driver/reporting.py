@@ -1,4 +1,4 @@
-"""What a cell's process tells Tune while it trains, and what it hears back."""
+"""Reports a cell's progress to Tune while it trains, and asks whether to stop."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from tensorrl.trial.folder import read_progress
 
 ACTION_REPEAT = 4
-"""Frames of an agent step; PyTorch and ALE, which know it too, are loaded later than this."""
+"""Frames per agent step, repeated here because the modules that define it load PyTorch and ALE."""
 
 FIGURES = (
     "agent_steps",
@@ -22,15 +22,15 @@ FIGURES = (
     "evaluation_return",
     "score",
 )
-"""Keys of every report; a figure that there is none of yet is NaN, so that schedulers and tables find all of them."""
+"""The keys of every report. A figure without a value yet is NaN, so schedulers and tables always find every key."""
 
 
 class TuneReports:
-    """Hands a trial's reports to Tune, one for each line of its report file.
+    """Passes a trial's reports to Tune, one for each line of its report file.
 
     Args:
-        folder: the trial's.
-        halted: asked after each report whether a scheduler wants the trial to stop.
+        folder: the trial's folder.
+        halted: called after each report; returns whether a scheduler wants the trial to stop.
     """
 
     def __init__(self, folder: Path, halted: Callable[[], bool] | None) -> None:
@@ -39,7 +39,7 @@ class TuneReports:
         self.halt = False
 
     def __call__(self, line: dict[str, Any]) -> None:
-        """Takes a report of the trial; what is only for people to read is passed over."""
+        """Takes a report of the trial. A report that only holds a message is ignored."""
         if "message" in line:
             return
         self.last = {name: line.get(name, self.last.get(name, math.nan)) for name in FIGURES}
@@ -49,14 +49,14 @@ class TuneReports:
         self.halt = self.halt or (self._halted is not None and self._halted())
 
     def finished(self, result: dict[str, Any]) -> None:
-        """Takes the figures of a trial that was finished before."""
+        """Takes the figures of a trial that was already finished."""
         self.last = {**dict.fromkeys(FIGURES, math.nan), **{n: result[n] for n in ("score", "episodes") if n in result}}
         if isinstance(result.get("steps"), int):
             self.last |= {"agent_steps": result["steps"], "frames": result["steps"] * ACTION_REPEAT}
 
 
 def score(folder: Path) -> float:
-    """The mean over the evaluation games so far, which at a trial's end is its score; NaN before the first."""
+    """Returns the mean over the evaluation games so far, the score at a trial's end; NaN before the first game."""
     played = [line for line in read_progress(folder) if "evaluation_return" in line]
     games = sum(line["evaluation_episodes"] for line in played)
     return (
@@ -65,7 +65,7 @@ def score(folder: Path) -> float:
 
 
 def report(figures: dict[str, float]) -> None:
-    """Reports to Tune, where there is one: a cell can be run by hand."""
+    """Reports to Tune, unless the cell runs without it."""
     from ray import tune
 
     if tune.get_context().get_trial_name() is not None:

@@ -1,4 +1,4 @@
-"""What a trial reserves of the machines of a Ray, and what is refused before anything runs."""
+"""The resources that a trial reserves in Ray, and the checks of them before anything runs."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ def machines() -> list[Machine]:
 
 
 def train_on(there: Sequence[Machine]) -> bool:
-    """Whether any of these machines runs trials. A cluster that grows from zero has a head only, which runs none."""
+    """Returns whether any of these machines runs trials. An autoscaling cluster may only have a head, without cores."""
     return any(machine.cpus for machine in there)
 
 
 def await_machine(spec: SweepSpec, say: Callable[[str], None], pause: Callable[[], None]) -> None:
-    """Waits for the first machine that runs trials, where there is none: asks Ray's autoscaler for it, if there is one.
+    """Waits for the first machine that runs trials, if there is none, and asks Ray's autoscaler for one.
 
-    What each trial reserves can only then be told (`gpus: auto`); further machines come as trials wait for them.
+    Only then is it known what each trial reserves (`gpus: auto`). More machines start while trials wait for them.
 
     Args:
         spec: the sweep.
-        say: a line for the user.
-        pause: waits about a second, or raises where the user wants to stop.
+        say: prints a line for the user.
+        pause: waits about a second, or raises if the user wants to stop.
     """
     if train_on(machines()):
         return
@@ -58,12 +58,12 @@ def await_machine(spec: SweepSpec, say: Callable[[str], None], pause: Callable[[
         while not train_on(machines()):
             pause()
     finally:
-        # Else the machine would be kept when the sweep has ended.
+        # Otherwise the autoscaler would keep the machine after the sweep has ended.
         request_resources(bundles=[])
 
 
 def trial_resources(spec: SweepSpec) -> tuple[dict[str, float], Device]:
-    """Returns what Ray is to reserve for each trial, and the device it trains on.
+    """Returns the resources that Ray reserves for each trial, and the device it trains on.
 
     Raises:
         InputError: no machine of this Ray has that much.
@@ -72,7 +72,7 @@ def trial_resources(spec: SweepSpec) -> tuple[dict[str, float], Device]:
 
 
 def fit(spec: SweepSpec, there: Sequence[Machine]) -> tuple[dict[str, float], Device]:
-    """Returns what each trial reserves of these machines, and the device it trains on.
+    """Returns the resources that each trial reserves on these machines, and the device it trains on.
 
     Raises:
         InputError: none of them has that much.

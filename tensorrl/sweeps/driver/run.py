@@ -1,4 +1,4 @@
-"""Runs a sweep. Running it means: make all of its cells exist; those that do are left as they are."""
+"""Runs a sweep: trains the cells that are not finished yet, and leaves finished cells as they are."""
 
 from __future__ import annotations
 
@@ -58,35 +58,35 @@ def run_sweep(
     on_update: OnUpdate | None = None,
     say: Say | None = None,
 ) -> list[CellStatus]:
-    """Runs the cells of a sweep that are not finished, and returns how all of them stand.
+    """Runs the unfinished cells of a sweep, and returns the status of all of them.
 
-    Each cell has a folder of its own in the store, as `tensorrl train` writes it, and its run in MLflow. One that was
-    begun before goes on from its last checkpoint. One that fails is tried again from there, as often as the sweep
-    allows, and then reported while the rest goes on. One that another process runs is waited for, and taken over if
-    that process dies; so is the whole sweep, where another process runs it. The same call, made again after any
-    interruption, completes the sweep.
+    Each cell has its own folder in the store, as `tensorrl train` writes it, and its own run in MLflow. A cell that was
+    started before continues from its last checkpoint. A cell that fails is retried from there, as often as the sweep
+    allows, and then reported; the other cells continue. If another process runs a cell, this one waits for it, and
+    takes over if that process dies. The same holds for the whole sweep. After any interruption, the same call completes
+    the sweep.
 
     Args:
         spec: the sweep.
-        store: the folder of cells, created where it is missing. Every machine must have it under this path, or there
+        store: the folder of cells, created if it does not exist. Every machine must have it under this path, or there
             must be a remote.
         only: a pattern for `<game>-<variant>-seed<k>`; other cells are left alone.
-        max_concurrent: trials at once at most; None takes the sweep's own limit, or runs as many as fit.
-        address: of a running Ray (`auto`, HOST:PORT); None takes `RAY_ADDRESS`, or a Ray of this process's own.
-        remote: URI of where machines without a shared folder keep the store; `store` is then a folder of each
-            machine's own. None where they share it.
-        on_update: called about once a second, and at the end, with every cell's status. What it raises is logged.
-        say: called with a line for the user now and then.
+        max_concurrent: most trials at once; None takes the sweep's own limit, or runs as many as fit.
+        address: the address of a running Ray (`auto`, HOST:PORT); None takes `RAY_ADDRESS`, or starts a new Ray.
+        remote: the URI of the remote, if machines share no folder; `store` is then a separate folder on each machine.
+            None if they share the store.
+        on_update: called about once per second, and at the end, with every cell's status. Its errors are logged.
+        say: called from time to time with a line for the user.
 
     Returns:
         The status of every chosen cell, in order: `finished` with its result, `stopped` by its scheduler, or `failed`
-        with its last lines.
+        with the last lines of its error.
 
     Raises:
-        InputError: the store is of another version, full or cannot be written to; the remote cannot be used; no Ray
-            answers; or a trial asks for more than any machine has.
+        InputError: the store has another version, is full or cannot be written to; the remote cannot be used; no Ray
+            answers; or a trial needs more than any machine has.
         RayLost: Ray did not start, or has no machine left.
-        KeyboardInterrupt: the sweep was asked to stop; its trials have checkpointed.
+        KeyboardInterrupt: the sweep was asked to stop; its trials have written checkpoints.
     """
     check_address(address)
     store, say = store.absolute(), say or (lambda _: None)
@@ -107,11 +107,11 @@ def run_sweep(
 
 
 def _refuse_early(spec: SweepSpec, store: Path, chosen: Sequence[PlannedCell]) -> None:
-    """Refuses what this machine lacks before anything is written; a Ray of the sweep's own has no other machine."""
+    """Refuses a sweep that this machine cannot run, before anything is written. A new Ray has only this machine."""
     try:
         fit(spec, [this_machine()])
     except InputError:
-        # What is finished asks for nothing, and may lack its record or its report only.
+        # Finished cells need no resources; at most their record or report is missing.
         if any(read_result(store / cell.folder) is None for cell in locate(store, chosen)):
             raise
 
@@ -135,19 +135,19 @@ class _Sweep:
         self.uri, self.shared = uri, shared
         self.stop, self.on_update, self.say = stop, on_update, say
         self.folder = sweep_folder(store, spec.name)
-        # Places of the cells that another process runs.
+        # Indices of the cells that another process runs.
         self.busy: set[int] = set()
 
     def run(self, max_concurrent: int | None, address: str | None) -> list[CellStatus]:
         write_sweep(self.store, self.spec, locate(self.store, self.grid))
         with ExitStack() as held:
             self._become_driver(held)
-            # Once more: while this process waited, the other may have made cells, or been of another file.
+            # Once more: while this process waited, the other may have made cells, or have run from another file.
             if self.shared is not None:
                 self.shared.bring(locate(self.store, self.grid))
             write_sweep(self.store, self.spec, locate(self.store, self.grid))
             if self.spec.scheduler is None:
-                # Without one all cells are to end, those too that another sweep's stopped.
+                # Without a scheduler all cells run to the end, including cells that another sweep's scheduler stopped.
                 for cell in locate(self.store, self.chosen):
                     (self.store / cell.folder / STOPPED_FILE).unlink(missing_ok=True)
             board = Board(locate(self.store, self.chosen), self.store, self.folder / STATE_FILE, self.on_update)
@@ -165,7 +165,7 @@ class _Sweep:
         return board.rows()
 
     def _become_driver(self, held: ExitStack) -> None:
-        """Takes the sweep's lock; follows the process that holds it meanwhile."""
+        """Takes the sweep's lock. Shows the progress of the process that holds it until then."""
         said = False
         while True:
             try:
@@ -221,7 +221,7 @@ class _Sweep:
         self._sync(board)
 
     def _shared_card(self, address: str | None) -> AbstractContextManager[object]:
-        """NVIDIA's MPS for the trials of this machine, where it is wanted and there."""
+        """Returns NVIDIA's MPS for the trials of this machine, if it is wanted and installed."""
         asked = self.spec.resources
         gpus = this_machine().gpus if asked.gpus else 0
         if not mps.is_wanted(asked.mps, gpus=gpus, joins_ray=joins_ray(address)):
@@ -230,7 +230,7 @@ class _Sweep:
         return mps.daemon()
 
     def _rounds(self, board: Board, control: Control) -> None:
-        """Gives Tune the open cells until none is left; those that others run are looked at again and again."""
+        """Gives Tune the open cells until none is left. Cells that other processes run are checked repeatedly."""
         while True:
             self._relocate(board)
             ready = [index for index in board.open_cells() if index not in self.busy or self._free(board, index)]
@@ -260,7 +260,7 @@ class _Sweep:
         cell = board.listed[index]
         try:
             with file_lock(lock_file(self.store, cell.key), wait=False):
-                # `tensorrl train` locks the folder alone.
+                # `tensorrl train` only locks the folder.
                 return not is_in_use(self.store / cell.folder)
         except LockedError:
             return False
@@ -290,7 +290,7 @@ class _Sweep:
         self._report(reach_mlflow=not missed)
 
     def _report(self, *, reach_mlflow: bool) -> None:
-        """Leaves the sweep's report in the store and in MLflow. No fault of it takes anything from the sweep."""
+        """Writes the sweep's report to the store and to MLflow. An error in the report does not fail the sweep."""
         from tensorrl.sweeps.store.report import keep_report, sweep_record, write_report
 
         try:
@@ -321,7 +321,7 @@ def _full(store: Path) -> InputError:
 
 
 def _await_records(folders: Sequence[Path]) -> None:
-    """Waits a while for trials' processes that are done training and still send their record."""
+    """Waits a while for processes of trials that have finished training and still send their record."""
     deadline = time.monotonic() + _RECORD_PATIENCE
     for lock in (folder / LOCK_FILE for folder in folders):
         while lock.exists() and time.monotonic() < deadline:
@@ -333,7 +333,7 @@ def _await_records(folders: Sequence[Path]) -> None:
 
 
 def _prepare(uri: str) -> None:
-    """Makes the store ready for trials that start together; where it cannot be, each trial's record deals with it."""
+    """Prepares MLflow's store for trials that start together. If that fails, each trial's record handles the error."""
     try:
         prepare_database(uri)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Cells through Ray Tune: one Tune trial each, watched at every turn of Tune's loop."""
+"""Runs cells with Ray Tune: one Tune trial per cell, watched in every iteration of Tune's loop."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from tensorrl.sweeps.store.layout import STOP_FILE, TUNE_FOLDER, claim_name, swe
 from tensorrl.sweeps.store.signals import StopFlag, StopRequest
 
 _GRACE_SECONDS = 60.0
-"""Trials asked to leave have this long for a hundred agent steps and a checkpoint."""
+"""Seconds that trials have to finish a hundred agent steps and write a checkpoint when asked to stop."""
 _ERROR_LINES = 4
 _KEYS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}
 
 
 @dataclass
 class Control:
-    """What a driver runs its cells with.
+    """Everything that a driver needs to run its cells.
 
     Attributes:
         spec: the sweep.
         store: the folder of cells.
-        folder: the sweep's own.
-        board: the cells that were chosen, and how they stand.
-        device: what the trials train on, "cpu" or "cuda".
+        folder: the sweep's own folder.
+        board: the chosen cells and their statuses.
+        device: the trials' device, "cpu" or "cuda".
         stop: whether the user wants the sweep to stop.
-        flag: tells the trials.
-        uri: MLflow's store.
-        resources: of each trial, in Ray's words.
-        max_concurrent: trials at once at most.
-        say: a line for the user.
-        remote: where machines without a shared folder keep the store, a URI; empty where they share it.
+        flag: passes the request to stop on to the trials.
+        uri: the URI of MLflow's store.
+        resources: the resources of each trial, under Ray's names.
+        max_concurrent: most trials at once.
+        say: prints a line for the user.
+        remote: the URI of the remote, if machines share no folder; otherwise empty.
     """
 
     spec: SweepSpec
@@ -59,7 +59,7 @@ class Control:
     remote: str = ""
 
     def __getstate__(self) -> dict[str, Any]:
-        # Tune pickles its callbacks for a restore of its own, which a sweep does not use; a display may hold locks.
+        # Tune pickles its callbacks for its own restore, which a sweep does not use. A display may hold locks.
         return {}
 
 
@@ -68,9 +68,9 @@ class RoundEnd:
     """How a round ended.
 
     Attributes:
-        busy: places of the cells that another process runs.
-        stopped: the user asked to stop.
-        full: the store has no space left.
+        busy: indices of the cells that another process runs.
+        stopped: whether the user asked to stop.
+        full: whether the store has no space left.
     """
 
     busy: list[int] = field(default_factory=list)
@@ -79,15 +79,15 @@ class RoundEnd:
 
 
 class _Leave(Exception):
-    """Ends Tune's loop, once the trials have checkpointed."""
+    """Ends Tune's loop once the trials have written their checkpoints."""
 
 
 def tune_cells(control: Control, places: Sequence[int]) -> RoundEnd:
-    """Runs cells on Tune until each is finished, given up or found to be another process's.
+    """Runs cells with Tune until each is finished, has failed for good, or turns out to be run by another process.
 
     Args:
         control: the driver.
-        places: of the cells on its board.
+        places: indices of the cells on its board.
     """
     from ray import tune
     from ray.tune.logger import JsonLoggerCallback
@@ -120,7 +120,7 @@ def tune_cells(control: Control, places: Sequence[int]) -> RoundEnd:
 
 @contextmanager
 def _scheduler(control: Control, tasks: Mapping[str, int]) -> Iterator[Any]:
-    """The sweep's scheduler, None where it has none, and the actor by which trials hear of it."""
+    """Makes the sweep's scheduler (None if it has none) and the actor that tells trials its decisions."""
     if control.spec.scheduler is None:
         yield None
         return
@@ -132,7 +132,7 @@ def _scheduler(control: Control, tasks: Mapping[str, int]) -> Iterator[Any]:
             control.spec.scheduler,
             control.spec.steps,
             game_of=lambda trial: control.board.listed[tasks[_cell_name(trial)]].game,
-            # Waited for: the trial asks as soon as it goes on.
+            # Wait for the answer, because the trial asks as soon as it continues.
             halt=lambda trial: ray.get(halts.add.remote(_cell_name(trial))),
         )
     finally:
@@ -140,14 +140,14 @@ def _scheduler(control: Control, tasks: Mapping[str, int]) -> Iterator[Any]:
 
 
 def _keep_keys_in_the_environment() -> None:
-    """Keeps Tune from handing a bucket's keys on to its trials, which Ray would log: machines have them anyway."""
+    """Keeps Tune from passing a bucket's keys to its trials, because Ray would log them; machines have them anyway."""
     from ray.tune.execution import class_cache
 
     class_cache.ENV_VARS_TO_PROPAGATE.difference_update(_KEYS)
 
 
 def last_lines(text: str, count: int = _ERROR_LINES) -> tuple[str, ...]:
-    """Returns the last lines of an error's text that say something, without colours."""
+    """Returns the last lines of an error's text, without empty lines and colours."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
     return tuple(line.rstrip() for line in plain.splitlines() if line.strip())[-count:]
 
@@ -171,7 +171,7 @@ def _task(control: Control, place: int) -> worker.CellTask:
 
 
 def _tune_storage(control: Control) -> str:
-    """Where Tune keeps its own files, which all machines reach."""
+    """Returns where Tune keeps its own files, a place that all machines reach."""
     if control.remote:
         return Remote(control.remote).below(sweep_name(control.spec.name, TUNE_FOLDER))
     return str(control.folder / TUNE_FOLDER)
@@ -182,7 +182,7 @@ def _cell_name(trial: Any) -> str:
 
 
 def _outcome(trial: Any) -> worker.Outcome | None:
-    """How a Tune trial's process said that it ended; None where it did not."""
+    """Returns the outcome that a Tune trial's process reported; None if it reported none."""
     return trial.last_result.get("outcome") if trial.status == "TERMINATED" else None
 
 
@@ -190,9 +190,9 @@ def _make_watch(control: Control, tasks: Mapping[str, int]) -> Any:
     from ray.tune.progress_reporter import TrialProgressCallback
 
     class Watch(TrialProgressCallback):  # type: ignore[misc]
-        """Carries what Tune knows of its trials to the board, at every turn of Tune's loop.
+        """Copies the state of Tune's trials to the board in every iteration of Tune's loop.
 
-        It takes the place of Tune's own printing of trials' ends, which no verbosity turns off.
+        It replaces Tune's own message about each trial's end, which no verbosity level turns off.
         """
 
         trials: Sequence[Any] = ()
@@ -247,9 +247,9 @@ def _round_end(control: Control, trials: Sequence[Any], tasks: Mapping[str, int]
 
 
 def _clean(folder: Path) -> None:
-    """Removes what Tune left of earlier runs: the cells' folders are what a sweep goes on from.
+    """Removes Tune's files from earlier runs. A sweep continues from the cells' folders, not from them.
 
-    A symbolic link is removed, and what it leads to is left alone: it may be anybody's.
+    A symbolic link is removed, but its target is not, because it may belong to somebody else.
     """
     for old in [folder] if folder.is_symlink() else sorted(folder.glob("*")):
         files.remove(old)

@@ -1,6 +1,6 @@
-"""What runs inside a Tune trial's process: one cell in its folder, from its last checkpoint, with its record.
+"""Runs one cell inside a Tune trial's process: in the cell's folder, from its last checkpoint, with its record.
 
-PyTorch is imported last, so that a cell which need not run here is known within a second.
+PyTorch is imported last, so a cell that need not run here is recognised within a second.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from tensorrl.trial.spec import TrialSpec
 
 TRIAL_FUNCTION = "tensorrl.rllib.trial:run_trial"
 RECORD_TIMEOUT = 5.0
-"""Seconds a trial waits for MLflow at its end. The sweep sends what is then missing when all trials are done."""
+"""Seconds that a trial waits for MLflow at its end. The sweep sends the rest when all trials are done."""
 _OUTAGE_TIMEOUT = 0.5
-"""The same where MLflow did not answer before: an outage must not hold the next trial up."""
+"""The same if MLflow did not answer before: an outage must not delay the next trial."""
 _LOCK_PATIENCE = 10.0
 
 Outcome = Literal["done", "busy", "stopped", "halted", "refused", "full"]
 
 
 class CellTask(TypedDict):
-    """What a Tune trial is given: plain values only, because Tune writes them to its files.
+    """The input of a Tune trial: plain values only, because Tune writes them to its files.
 
-    `remote` is empty where all machines share the store; else `claim` and `remote_stop` are names in it. `scheduler` is
-    the sweep's, empty where it has none.
+    `remote` is empty if all machines share the store; otherwise `claim` and `remote_stop` are names in it. `scheduler`
+    is the sweep's scheduler, empty if it has none.
     """
 
     spec: dict[str, Any]
@@ -55,11 +55,11 @@ class CellTask(TypedDict):
 
 
 class CellEnd(TypedDict):
-    """How a cell's process ended, unless by an error, which Tune keeps.
+    """How a cell's process ended, except by an error, which Tune keeps.
 
-    `outcome` is `done`; `busy` where another process runs the cell, or did so in another folder; `stopped` after a
-    checkpoint, to go on later; `halted` where the sweep's scheduler ended it; `refused` where trying again cannot help;
-    `full` where the store has no space left.
+    `outcome` is `done`; `busy` if another process runs the cell, or ran it in another folder; `stopped` after a
+    checkpoint, to continue later; `halted` if the sweep's scheduler stopped it; `refused` if a retry cannot help;
+    `full` if the store has no space left.
     """
 
     outcome: Outcome
@@ -67,9 +67,9 @@ class CellEnd(TypedDict):
 
 
 def run_cell(config: dict[str, CellTask]) -> dict[str, Any]:
-    """Runs one cell of a sweep to its end, or goes on with it from its last checkpoint.
+    """Runs one cell of a sweep to its end, from its last checkpoint if it has one.
 
-    Tune hears every report of the trial on the way.
+    Every report of the trial is passed on to Tune.
 
     Args:
         config: Tune's configuration of the trial, with the task under `cell`.
@@ -119,7 +119,7 @@ def _run_cell(task: CellTask, reports: TuneReports) -> CellEnd:
 
 
 def _train_with_remote(task: CellTask, store: Path, stop: Callable[[], bool], reports: TuneReports) -> CellEnd:
-    """Trains a cell that goes to and fro by a remote."""
+    """Trains a cell that is copied from and to a remote."""
     from tensorrl.sweeps.remote.files import Remote
     from tensorrl.sweeps.remote.trial_side import Exchange
 
@@ -140,7 +140,7 @@ def _train(task: CellTask, folder: Path, stop: Callable[[], bool], reports: Tune
     mark = folder / STOPPED_FILE
     if task["scheduler"] and mark.exists():
         return CellEnd(outcome="halted", reason="")
-    # A sweep without a scheduler lets all cells end.
+    # A sweep without a scheduler trains all cells to the end.
     mark.unlink(missing_ok=True)
     from tensorrl.trial.run import FolderInUse, Interrupted
 
@@ -170,14 +170,14 @@ def _train(task: CellTask, folder: Path, stop: Callable[[], bool], reports: Tune
     except InputError as error:
         return CellEnd(outcome="refused", reason=str(error))
     finally:
-        # Whoever trains in the folder keeps its record, too.
+        # The process that trains in the folder also keeps its record.
         if not busy:
             record.close(RECORD_TIMEOUT if record.problem is None else _OUTAGE_TIMEOUT, failed=failed)
     return CellEnd(outcome="done", reason="")
 
 
 class _Poked:
-    """The record as a trial sees it. It is closed here, where it is known whether the trial failed."""
+    """The record that a trial gets. `run_cell` closes it, because it knows whether the trial failed."""
 
     def __init__(self, record: MlflowRecord) -> None:
         self.poke = record.poke
@@ -187,7 +187,7 @@ class _Poked:
 
 
 def _hold(lock: Path, held: ExitStack) -> bool:
-    """Takes the cell's lock; what a killed sweep left behind is gone from it in seconds."""
+    """Takes the cell's lock. Processes of a killed sweep release it within seconds."""
     deadline = time.monotonic() + _LOCK_PATIENCE
     while True:
         try:

@@ -1,1 +1,1 @@
-"""What a sweep is: its file, checked, and the cells it stands for."""
+"""The definition of a sweep: its file, its checks, and the grid of cells."""

@@ -1,4 +1,4 @@
-"""The cells of a sweep: what each is, by what key it is known, and where it lies in a store."""
+"""The cells of a sweep: the trial, the key and the folder of each."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from tensorrl.trial.settings import network_spec
 from tensorrl.trial.spec import TrialSpec, determining_settings, trial_key
 
 KEY_LETTERS = 8
-"""Letters of a cell's key that end its folder's name."""
+"""Number of characters of a cell's key at the end of its folder's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedCell(Cell):
-    """A cell and what its trial is made of, so that it can be trained.
+    """A cell with its trial's description, ready to be trained.
 
     Attributes:
-        trial: what determines it, and how it is run.
+        trial: the trial's settings, and how it is run.
     """
 
     trial: TrialSpec
@@ -36,14 +36,14 @@ class PlannedCell(Cell):
 
 
 def cells(spec: SweepSpec) -> list[PlannedCell]:
-    """Returns the sweep's cells, seed by seed: a sweep cut short has every game and variant with the first seeds.
+    """Returns the sweep's cells, seed by seed: a sweep cut short has the first seeds of every game and variant.
 
     Raises:
-        InputError: settings that make no network for one of the games, or make two cells the same.
+        InputError: the settings give no valid network for one of the games, or give two equal cells.
     """
     combined = [(variant, axes, _settings(spec, variant, axes)) for variant, axes in _combinations(spec)]
     _check_networks(spec, combined)
-    # Once for each combination: the settings of hundreds of cells are few.
+    # Resolved once per combination: hundreds of cells share a few combinations of settings.
     kinds = [_Kind.of(spec, *each) for each in combined]
     found = [kind.cell(game, seed) for seed in spec.seeds for game in spec.games for kind in kinds]
     _check_distinct(found)
@@ -55,11 +55,11 @@ def select(grid: Sequence[PlannedCell], pattern: str | None) -> list[PlannedCell
 
     Args:
         grid: the cells.
-        pattern: a pattern such as `pong-*-seed0`, or several with commas between them; one that begins with `!` leaves
-            out the cells that it matches. None takes all cells.
+        pattern: a pattern such as `pong-*-seed0`, or several separated by commas. A pattern that begins with `!`
+            excludes the cells that it matches. None selects all cells.
 
     Raises:
-        InputError: no cell is left.
+        InputError: no cell matches.
     """
     patterns = [each.strip() for each in (pattern or "*").split(",")]
     wanted = [each for each in patterns if not each.startswith("!")] or ["*"]
@@ -76,7 +76,7 @@ def _matches(cell: PlannedCell, patterns: Sequence[str]) -> bool:
 
 @dataclass(frozen=True)
 class _Kind:
-    """A variant with one combination of its axes: the cells that differ in game and seed only."""
+    """A variant with one combination of axis values. Its cells differ only in game and seed."""
 
     trial: TrialSpec
     axes: Mapping[str, Any]
@@ -128,7 +128,7 @@ def _settings(spec: SweepSpec, variant: str, axes: Mapping[str, Any]) -> dict[st
 
 
 def _check_networks(spec: SweepSpec, combined: Sequence[tuple[str, dict[str, Any], dict[str, Any]]]) -> None:
-    """Resolves every variant's settings and sizes its network for every number of actions the games have."""
+    """Resolves every variant's settings, and sizes its network for every number of actions among the games."""
     actions = tuple(sorted({games.get(game).actions for game in spec.games}))
     for variant, axes, settings in combined:
         try:

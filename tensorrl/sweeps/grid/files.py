@@ -1,4 +1,4 @@
-"""Sweep files: YAML in, a checked sweep or one clear line out."""
+"""Reads sweep files: a YAML file becomes a checked sweep, or an error in one clear line."""
 
 from __future__ import annotations
 
@@ -32,22 +32,23 @@ _PARTS: dict[str, type[BaseModel]] = {"evaluation": Evaluation, "resources": Res
 
 
 def load_sweep(path: Path) -> SweepSpec:
-    """Reads a sweep file and checks all of it, down to every trial's settings.
+    """Reads a sweep file and checks all of it, every trial's settings included.
 
     Args:
         path: a YAML file with the fields of `SweepSpec`.
 
     Raises:
-        InputError: in one line the file, the field, its value and what is allowed, with the nearest valid name.
+        InputError: the file is not valid. One line names the file, the field, its value, what is allowed, and the
+            nearest valid name.
     """
     return make_sweep(_read(path), where=str(path))
 
 
 def make_sweep(content: Mapping[Any, Any], *, where: str) -> SweepSpec:
-    """Checks a sweep's fields, down to every trial's settings.
+    """Checks a sweep's fields, every trial's settings included.
 
     Raises:
-        InputError: in one line, beginning with `where`.
+        InputError: a field is not valid. The message is one line that begins with `where`.
     """
     fields = [*SweepSpec.model_fields, *SHORT_FORMS]
     for field in content:
@@ -70,7 +71,7 @@ def make_sweep(content: Mapping[Any, Any], *, where: str) -> SweepSpec:
 
 
 def sweep_yaml(spec: SweepSpec) -> str:
-    """Returns a sweep as a sweep file, every field written out."""
+    """Returns the text of a sweep file with every field written out."""
     return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
@@ -83,8 +84,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _explain(error: ErrorDetails) -> str:
-    """Returns one of pydantic's errors in our words: the field, its value, what is allowed."""
-    # pydantic names the member of a union after the field: that is no part of the field's name.
+    """Rewrites one of pydantic's errors: the field, its value, what is allowed."""
+    # pydantic appends the member of a union to the field; it is not part of the field's name.
     parts = [str(part) for part in error["loc"] if not str(part).startswith(("constrained-", "literal[", "function-"))]
     where = ".".join(part for part in parts if part not in ("float", "int", "str", "tuple"))
     if error["type"] == "missing":
@@ -102,7 +103,7 @@ def _explain(error: ErrorDetails) -> str:
 
 
 def _allowed(where: str) -> str:
-    """Returns what the field `where` takes, for people."""
+    """Returns in words which values the field `where` allows."""
     name, _, inner = where.partition(".")
     said = _ALLOWED.get(where) or _ALLOWED.get(name)
     if said is None and name in _PARTS and inner in _PARTS[name].model_fields:

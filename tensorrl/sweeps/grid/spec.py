@@ -1,4 +1,4 @@
-"""The description of a sweep: one typed model, checked whole before anything runs."""
+"""The description of a sweep: one typed model, checked completely before anything runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tensorrl.uris import holds_secret
 MOST_SEEDS = 10_000
 _MOST_CELLS = 100_000
 _MOST_KINDS = 2_000
-"""Variants with a combination of their axes' values: for each a network is sized."""
+"""Most combinations of a variant and its axes' values; a network is sized for each."""
 _MOST_GPUS, _MOST_MEMORY = 64, 1 << 44
 _STRICT = ConfigDict(extra="forbid", frozen=True)
 
@@ -96,11 +96,11 @@ def _whole_bytes(value: Any) -> Any:
 
 
 class Axis(BaseModel):
-    """Values of one setting, each of which makes cells of its own.
+    """The values of one setting. Each value gives cells of its own.
 
     Attributes:
-        values: of the setting.
-        variants: the variants it applies to; None for all of the sweep's.
+        values: the setting's values.
+        variants: the variants that the axis applies to; None for all of the sweep's variants.
     """
 
     model_config = _STRICT
@@ -110,15 +110,16 @@ class Axis(BaseModel):
 
 
 class Resources(BaseModel):
-    """What each trial reserves of a machine.
+    """The resources that each trial reserves.
 
     Attributes:
-        cpus: CPU cores, and threads. Two trials of one thread are faster than one of two.
-        gpus: GPUs, or the fraction of one: 0.25 puts four trials on each. 0 trains on the CPU. `auto` is 0 where
-            there is no GPU, and the fraction that memory and cores allow where there is one.
-        mps: NVIDIA's Multi-Process Service, by which trials that share a card run at once instead of in turn: `auto`
-            starts it for the length of a sweep that has a card and the service and a Ray of its own, `on` refuses to
-            go without, `off` leaves it. Nothing is set on the card.
+        cpus: CPU cores, which is also the number of threads. Two trials with one thread each are faster than one
+            trial with two.
+        gpus: GPUs, or the fraction of one: 0.25 puts four trials on each GPU. 0 trains on the CPU. `auto` is 0 without
+            a GPU, and otherwise the fraction that memory and cores allow.
+        mps: NVIDIA's Multi-Process Service (MPS), which lets trials that share a GPU run at the same time instead of
+            in turn. `auto` starts it for the duration of the sweep if there is a GPU, MPS is installed and the sweep
+            starts its own Ray. `on` refuses to run without it, `off` never starts it. No setting of the GPU is changed.
         memory: bytes of main memory (`1.5GiB`); None takes the estimate of `tensorrl sweep --check`.
     """
 
@@ -134,7 +135,7 @@ class Evaluation(BaseModel):
     """The evaluation that ends a trial; None leaves the setting to the variant.
 
     Attributes:
-        final_episodes: games after 100k steps, in proportion below.
+        final_episodes: games after 100k steps; a shorter trial plays proportionally fewer.
         epsilon: ε in evaluation.
     """
 
@@ -144,7 +145,7 @@ class Evaluation(BaseModel):
     epsilon: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
 
     def settings(self) -> dict[str, Any]:
-        """The settings it stands for."""
+        """Returns the evaluation as settings of a trial."""
         given = {"final_episodes": self.final_episodes, "evaluation_epsilon": self.epsilon}
         return {name: value for name, value in given.items() if value is not None}
 
@@ -159,12 +160,12 @@ def _without_secret(uri: str) -> str:
 
 
 class Tracking(BaseModel):
-    """Where MLflow's record goes.
+    """Where the record in MLflow is kept.
 
     Attributes:
-        uri: of the MLflow server, without a password. `MLFLOW_TRACKING_URI` wins; without either it is an SQLite file
-            in the sweep's store.
-        experiment: MLflow's experiment; None takes the sweep's name.
+        uri: the URI of the MLflow server, without a password. `MLFLOW_TRACKING_URI` takes precedence; without either,
+            the record is an SQLite file in the sweep's store.
+        experiment: the MLflow experiment; None takes the sweep's name.
     """
 
     model_config = _STRICT
@@ -178,17 +179,17 @@ def _scheduler(value: Any) -> Any:
 
 
 class Scheduler(BaseModel):
-    """Stops cells early that do worse than others of the same game: asynchronous successive halving (Li et al. 2020).
+    """Stops the worse cells of each game early, by asynchronous successive halving (Li et al. 2020).
 
-    Cells of a game are compared at `grace_period`, `grace_period * reduction`, … agent steps: one that is not among the
-    best 1 of `reduction` there so far is stopped.
+    Cells of a game are compared at `grace_period`, `grace_period * reduction`, … agent steps. A cell stops there unless
+    it is in the best `1 / reduction` of the cells that got there so far.
 
     Attributes:
         name: `asha`.
         metric: the figure of a report that is compared. `episode_return` is the mean score of the training games that
-            ended since the report before; a cell without one yet goes on.
+            ended since the previous report; a cell that has none yet continues.
         grace_period: agent steps that every cell makes; None for a tenth of the trial.
-        reduction: of how many one goes on.
+        reduction: one of this many cells continues.
     """
 
     model_config = _STRICT
@@ -203,21 +204,22 @@ class SweepSpec(BaseModel):
     """A grid of trials: every game with every variant, every value of its axes and every seed.
 
     Attributes:
-        name: names the sweep in its store, and its MLflow experiment.
-        games: ALE's names, or the word `atari-100k` for all 26.
-        variants: names of the registry.
-        seeds: the seeds, or how many: n stands for 0 to n - 1.
+        name: the sweep's name in its store, and the default name of its MLflow experiment.
+        games: names of games in ALE, or the word `atari-100k` for all 26.
+        variants: names of registered variants.
+        seeds: a list of seeds, or their number: n stands for 0 to n - 1.
         steps: agent steps of each trial.
-        settings: settings changed from the variant's own, for every trial.
-        variant_settings: the same for single variants, by name; they win over `settings`.
-        axes: settings that take several values, by name.
+        settings: settings of every trial that differ from the variant's own.
+        variant_settings: settings of single variants, by the variant's name; they take precedence over `settings`.
+        axes: settings with several values, by name.
         evaluation: the evaluation at a trial's end.
-        resources: what each trial reserves. `cpus: n` beside it is short for `resources: {cpus: n}`.
+        resources: the resources of each trial. At the top level, `cpus: n` is short for `resources: {cpus: n}`.
         checkpoint_every: agent steps between checkpoints; None leaves it to the trial.
-        retries: how often a trial that failed is tried again from its last checkpoint.
-        max_concurrent: trials at once at most; None runs as many as fit.
-        tracking: MLflow's store and experiment.
-        scheduler: stops hopeless cells early; None lets all of them end. `scheduler: asha` is short for its defaults.
+        retries: how often a failed trial is retried from its last checkpoint.
+        max_concurrent: most trials at once; None runs as many as fit.
+        tracking: the MLflow server and experiment.
+        scheduler: stops unpromising cells early; None trains all cells to the end. `scheduler: asha` is short for its
+            defaults.
     """
 
     model_config = _STRICT
@@ -277,7 +279,7 @@ class SweepSpec(BaseModel):
         return self
 
     def _check_once(self, variant: str) -> None:
-        """Refuses a setting that two fields give to one variant, unless one of them is `variant_settings`."""
+        """Refuses a setting that two fields give for one variant, unless one of them is `variant_settings`."""
         axes = {name: f"axes.{name}" for name in self.axes_of(variant)}
         evaluated = dict.fromkeys(self.evaluation.settings(), "evaluation")
         for name in axes.keys() & evaluated.keys():
@@ -289,11 +291,11 @@ class SweepSpec(BaseModel):
                 raise InputError(f"{place}: {name} is given by {other} too (allowed: once)")
 
     def axes_of(self, variant: str) -> dict[str, tuple[Any, ...]]:
-        """The values of each axis that applies to a variant."""
+        """Returns the values of each axis that applies to a variant."""
         return {n: axis.values for n, axis in self.axes.items() if axis.variants is None or variant in axis.variants}
 
     def combinations(self, variant: str) -> int:
-        """How many combinations of its axes' values a variant has."""
+        """Returns the number of combinations of axis values for a variant."""
         count = 1
         for values in self.axes_of(variant).values():
             count *= len(values)

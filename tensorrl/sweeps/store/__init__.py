@@ -1,1 +1,1 @@
-"""One folder of cells that any number of sweeps share, and how they stand."""
+"""The store: one folder of cells that any number of sweeps share, and the status of the sweeps."""

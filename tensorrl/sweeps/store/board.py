@@ -1,4 +1,4 @@
-"""What a sweep's driver knows of its cells while they run, and what it tells others of it."""
+"""The driver's view of its cells while they run, which it also writes for `tensorrl status`."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _log = logging.getLogger(__name__)
 
 
 class Board:
-    """Every cell's status while the sweep runs: what Tune knows of it, and what its folder says.
+    """Every cell's status while the sweep runs, from Tune's state and the cell's folder.
 
     Args:
         listed: the cells.
         store: their store.
-        state_file: where the driver's knowledge is written for `tensorrl status`.
+        state_file: the file in which the driver writes its state for `tensorrl status`.
         on_update: called with every cell's status.
     """
 
@@ -45,7 +45,7 @@ class Board:
         self.driver: DriverState = "running"
         # Set while Ray is connected.
         self.gauges: SweepGauges | None = None
-        # Folders of the others need not be read again and again: a large sweep has hundreds.
+        # Only these cells' folders are read again: a large sweep has hundreds of others.
         self._begun = [False] * len(listed)
         self._on_update = on_update
         self._state_file = state_file
@@ -64,44 +64,44 @@ class Board:
         )
 
     def tell(self, index: int, status: str, *, failures: int | None = None, error: tuple[str, ...] = ()) -> None:
-        """Notes what Tune knows of a cell: its status in Tune's words, its failures, the last lines of the last."""
+        """Notes Tune's state of a cell: its status in Tune's words, its failures, the last lines of the last error."""
         self._begun[index] |= status != "PENDING"
         self.states[index] = _STATES.get(status, "waiting")
         self.failures[index] = self.failures[index] if failures is None else failures
         self.errors[index] = error
 
     def move(self, index: int, cell: PlannedCell) -> None:
-        """Notes that a cell lies in another folder, where another sweep made it."""
+        """Notes that a cell is in another folder, because another sweep made it."""
         self.listed[index] = cell
         self._begun[index] = True
 
     def failed_folders(self) -> frozenset[Path]:
-        """Returns the folders of the cells that are given up."""
+        """Returns the folders of the cells that have failed for good."""
         return frozenset(row.folder for row in self.rows() if row.state == "failed")
 
     def refresh(self, places: Iterable[int]) -> None:
-        """Has the folders of these cells read again, which other processes write."""
+        """Has the folders of these cells read again, because other processes write them."""
         for index in places:
             self._begun[index] = True
 
     def rows(self) -> list[CellStatus]:
-        """Returns every cell's status as it is now."""
+        """Returns every cell's current status."""
         for index, row in enumerate(self._rows):
             if row.state != "finished" and self._begun[index]:
                 self._rows[index] = self._read(index)
         return list(self._rows)
 
     def under_way(self) -> list[PlannedCell]:
-        """Returns the cells that were begun in this run and are not known to be finished. Safe from other threads."""
+        """Returns the cells that this run started and does not know to be finished. Safe to call from other threads."""
         pairs = zip(self.listed, self._begun, list(self._rows), strict=True)
         return [cell for cell, begun, row in pairs if begun and row.state != "finished"]
 
     def open_cells(self) -> list[int]:
-        """Returns the places of the cells that are neither finished nor stopped nor given up."""
+        """Returns the indices of the cells that are not finished, stopped or failed for good."""
         return [index for index, row in enumerate(self.rows()) if row.state not in ("finished", "stopped", "failed")]
 
     def show(self, *, at_once: bool = False) -> None:
-        """Tells caller and disk how the cells stand, unless it was done a moment ago and need not be `at_once`."""
+        """Reports all statuses to the caller and to disk. Skips this shortly after the last time, unless `at_once`."""
         now = time.monotonic()
         if not at_once and now - self._shown < _UPDATE_SECONDS:
             return
@@ -134,7 +134,7 @@ class Board:
         }
         self._written, self._saved = told, now
         try:
-            # Not synced: it is written anew every few seconds.
+            # Not synced to disk: the file is rewritten every few seconds.
             write_text(self._state_file, json.dumps(content) + "\n", sync=False)
         except OSError as error:
             _log.info("the sweep goes on, but its state cannot be written: %s", error)

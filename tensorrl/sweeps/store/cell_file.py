@@ -1,8 +1,8 @@
-"""A finished cell as one small text file, which an export holds and an import makes a trial's folder of.
+"""A finished cell as one small text file: an export consists of them, and an import turns each into a trial's folder.
 
-A file has what reports, curves and MLflow need: the description, the final figures, the lines of progress and, on the
+A file has what reports, curves and MLflow need: the description, the final figures, the lines of progress and, for the
 game whose spectra a report draws, singular values. It has no checkpoint, no path and no password. Its lines are stable,
-so that a commit of two exports shows what is new; a digest of its content ends it.
+so that the diff of two exports shows what is new. A digest of its content comes last.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tensorrl.trial.cell import CellStatus
 from tensorrl.trial.names import is_part
 
 SUFFIX = ".json"
-# What makes two results of one cell the same result; times and machines may differ.
+# Two results of one cell are the same if these are equal; times and machines may differ.
 _OUTCOME = ("score", "final_score", "score_episodes", "final_episodes", "parameters_sha256", "coefficients")
 _REQUIRED = {"key": str, "game": str, "variant": str, "seed": int, "steps": int, "coefficients": int}
 _NUMBERS = {"trial": ("compression_ratio",), "result": ("score", "final_score")}
@@ -41,12 +41,12 @@ class CellFile(BaseModel):
     """A finished cell.
 
     Attributes:
-        format: of the file.
-        trial: the description.
+        format: the version of the file's format.
+        trial: the trial's description.
         result: the final figures, without those that repeat the description.
         columns: names of a report's figures.
-        progress: a row for each report, ends that are lacking left out and null for one that is lacking before.
-        spectra: agent steps → unfolding → singular values, float32 (little-endian) in base 64.
+        progress: a row for each report. A missing figure is null; missing figures at a row's end are left out.
+        spectra: agent steps → unfolding → singular values, as little-endian float32 in base 64.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -65,13 +65,13 @@ class CellFile(BaseModel):
 
     @property
     def name(self) -> str:
-        """Name of the cell's folder in a store, by its own description."""
+        """The name of the cell's folder in a store, from the cell's own description."""
         about = self.trial
         return f"{about['game']}-{about['variant']}-seed{about['seed']}-{self.key[:KEY_LETTERS]}"
 
     @property
     def outcome(self) -> dict[str, Any]:
-        """What two files of one cell must agree on."""
+        """The values that two files of one cell must agree on."""
         return {name: (self.trial | self.result).get(name) for name in _OUTCOME}
 
     def text(self) -> str:
@@ -85,10 +85,10 @@ class CellFile(BaseModel):
 
 
 def read_cell(status: CellStatus) -> CellFile:
-    """Makes the file of a finished cell from its folder.
+    """Reads a finished cell's folder into the content of its file.
 
     Raises:
-        InputError: its spectra are damaged.
+        InputError: the spectra are damaged.
     """
     trial = _cleaned(status.trial)
     result = {name: value for name, value in _cleaned(status.result).items() if trial.get(name, ...) != value}
@@ -107,7 +107,7 @@ def parse(content: bytes, *, where: str) -> CellFile:
     """Reads a file's content.
 
     Raises:
-        InputError: it is damaged, or no such file.
+        InputError: the content is damaged, or is not a cell's file.
     """
     try:
         held = json.loads(content)
@@ -151,14 +151,14 @@ def _check(found: CellFile, where: str) -> None:
 
 
 def write_folder(found: CellFile, place: Path) -> None:
-    """Makes the folder of a finished trial: the result comes last, so that a kill leaves an unfinished one.
+    """Writes the folder of a finished trial. The result is written last, so a kill leaves an unfinished trial.
 
     Args:
         found: the cell.
-        place: the folder; what it holds of reports is replaced.
+        place: the folder; reports that it holds are replaced.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the folder cannot be written.
     """
     place.mkdir(exist_ok=True)
     files.write_json(place / folder.TRIAL_FILE, found.trial)
@@ -174,7 +174,7 @@ def write_folder(found: CellFile, place: Path) -> None:
 
 
 def differences(one: CellFile, other: CellFile) -> list[str]:
-    """Names of the figures in which two results of one cell differ; empty where they are the same result."""
+    """Returns the names of the figures that differ between two results of one cell; empty if they are the same."""
     mine, theirs = one.outcome, other.outcome
     return [name for name in _OUTCOME if mine[name] != theirs[name]]
 
@@ -198,10 +198,10 @@ def _spectra(status: CellStatus) -> dict[str, dict[str, str]]:
 
 
 def _decoded(text: str) -> Any:
-    """Singular values of a file: a float32 array.
+    """Returns the singular values that a file holds: a float32 array.
 
     Raises:
-        ValueError: no base 64 of such.
+        ValueError: the text is not base 64 of float32 values.
     """
     values = np.frombuffer(base64.b64decode(text, validate=True), "<f4").astype(np.float32)
     if not len(values) or not np.isfinite(values).all():
@@ -210,7 +210,7 @@ def _decoded(text: str) -> Any:
 
 
 def _cleaned(value: Any) -> Any:
-    """A value without paths of this machine (their last part stays) and without users and passwords of addresses."""
+    """Removes paths of this machine (their last part stays) and the user and password of addresses."""
     if isinstance(value, Mapping):
         return {name: _cleaned(each) for name, each in value.items()}
     if isinstance(value, list | tuple):

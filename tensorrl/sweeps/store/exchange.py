@@ -1,13 +1,13 @@
-"""Results as data: finished cells of a store as an export of small text files, and a store made of such an export.
+"""Exports the finished cells of a store as small text files, and imports them into a store.
 
 EXPORT/
-  export.json                          what it is
-  cells/<name>.json                    a finished cell each, see `cell_file`
-  sweeps/<name>/cells.json             a sweep's cells, those too that are not finished
+  export.json                          the format of the export
+  cells/<name>.json                    one finished cell, see `cell_file`
+  sweeps/<name>/cells.json             a sweep's cells, unfinished ones included
   sweeps/<name>/sweep.yaml             the sweep, without MLflow's address
 
-Exports merge, and so do imports: a cell that is there already stays as it is where its result is the same, and is
-refused where it differs. Nothing is written before all of it is known to be good.
+Exports and imports can be merged: a cell that exists already stays as it is if its result is the same, and is refused
+if its result differs. Everything is checked before anything is written.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 @dataclass(frozen=True)
 class Sweep:
-    """What an export says of a sweep.
+    """A sweep in an export.
 
     Attributes:
-        name: its name.
-        cells: its cells, in order, each with the name that its folder has by its own description.
-        text: its sweep file; empty where it is not known.
+        name: the sweep's name.
+        cells: the sweep's cells, in order; each cell's folder has the name from its own description.
+        text: the text of the sweep file; empty if it is not known.
     """
 
     name: str
@@ -62,12 +62,12 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an export or an import did.
+    """The outcome of an export or an import.
 
     Attributes:
-        new: names of the cells that were not there before.
-        same: names of those that were.
-        left_out: how many cells of the sweeps are not finished.
+        new: names of the cells that were added.
+        same: names of the cells that were there before.
+        left_out: number of the sweeps' cells that are not finished.
     """
 
     new: Sequence[str]
@@ -76,16 +76,16 @@ class Outcome:
 
 
 def export(source: str, out: Path, *, store: Path) -> Outcome:
-    """Writes finished cells into an export, which is made or added to.
+    """Writes finished cells to an export, which is created if it does not exist.
 
     Args:
-        source: a store's folder; or a sweep of `store`, by name or file.
-        out: the folder of the export: a new or empty one, or an export's.
-        store: where a sweep is looked for.
+        source: a store's folder, or a sweep of `store` by name or file.
+        out: the folder of the export: new, empty, or an existing export.
+        store: the store in which a sweep is looked up.
 
     Raises:
-        InputError: no such store or sweep; a damaged cell or export; a cell whose result is another in the export; a
-            folder that cannot be written to or holds something else.
+        InputError: there is no such store or sweep; a cell or the export is damaged; the export has another result
+            of a cell; the folder cannot be written to or holds something else.
     """
     found, sweeps = _from_store(Path(source)) if _is_store(Path(source)) else _from_sweep(source, store)
     held = read_export(out) if out.exists() and any(out.iterdir()) else ({}, {})
@@ -106,15 +106,15 @@ def export(source: str, out: Path, *, store: Path) -> Outcome:
 
 
 def import_(export_folder: Path, store: Path) -> Outcome:
-    """Makes a store of an export, or adds it to one: its cells count as finished there.
+    """Adds the cells of an export to a store, where they count as finished.
 
     Args:
         export_folder: the export.
-        store: the store's folder, which is made where there is none.
+        store: the store's folder, which is created if it does not exist.
 
     Raises:
-        InputError: no export, or a damaged one; a cell whose result is another in the store, or that is run there now;
-            a store that cannot be used.
+        InputError: the folder is not an export, or is damaged; the store has another result of a cell, or runs the
+            cell now; the store cannot be used.
     """
     found, sweeps = read_export(export_folder)
     check_version(store)
@@ -155,10 +155,10 @@ def import_(export_folder: Path, store: Path) -> Outcome:
 
 
 def read_export(folder: Path) -> tuple[dict[str, CellFile], dict[str, Sweep]]:
-    """Reads an export whole: its cells by key, in the order of their names, and its sweeps by name.
+    """Reads a whole export: its cells by key, in the order of their names, and its sweeps by name.
 
     Raises:
-        InputError: it is no export, or damaged; a name in it leads out of it.
+        InputError: the folder is not an export, or is damaged; a name in it points outside the folder.
     """
     about = load_json(folder / EXPORT_FILE)
     if about is None:
@@ -234,7 +234,7 @@ def _sweep(name: str, listed: Iterable[Cell], store: Path, found: Mapping[str, C
 
 
 def _agreeing(found: Mapping[str, CellFile], held: Mapping[str, CellFile], where: str) -> set[str]:
-    """Keys that both have, with the same results.
+    """Returns the keys that both have, after checking that their results are the same.
 
     Raises:
         InputError: a result differs.
@@ -252,10 +252,10 @@ def _agreeing(found: Mapping[str, CellFile], held: Mapping[str, CellFile], where
 
 
 def _merge(before: Sweep | None, after: Sweep, finished: Mapping[str, CellFile], where: str) -> Sweep:
-    """One list of a sweep's cells from two: the later one's, then those of the earlier one that it has no others for.
+    """Merges two lists of a sweep's cells: the later one, then the earlier one's cells that it does not replace.
 
     Raises:
-        InputError: both list a finished cell of one agent, game and seed, with other settings.
+        InputError: both list a finished cell of the same agent, game and seed, with different settings.
     """
     if before is None:
         return after

@@ -1,4 +1,4 @@
-"""A sweep's figures beside Ray's own: gauges that the driver sets and Prometheus reads from Ray's metrics ports."""
+"""A sweep's gauges, next to Ray's own: the driver sets them and Prometheus reads them from Ray's metrics ports."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from tensorrl.sweeps.store.status import steps_per_second
 from tensorrl.trial.cell import CellStatus, State
 
 CELLS = "tensorrl_sweep_cells"
-"""Cells of a sweep, tagged `sweep` and `state`. Ray puts `ray_` before its name, and so it does with the next."""
+"""Cells of a sweep, tagged `sweep` and `state`. Ray adds the prefix `ray_` to this name and the next."""
 STEPS_PER_SECOND = "tensorrl_sweep_steps_per_second"
-"""Agent steps a second of all running cells together, tagged `sweep`."""
+"""Agent steps per second of all running cells together, tagged `sweep`."""
 
 
 class SweepGauges:
     """The gauges of one sweep. Ray must be connected.
 
     Args:
-        name: the sweep's.
+        name: the sweep's name.
     """
 
     def __init__(self, name: str) -> None:
@@ -29,7 +29,7 @@ class SweepGauges:
         self._speed = Gauge(STEPS_PER_SECOND, "Agent steps a second of all running cells.", tag_keys=("sweep",))
 
     def show(self, rows: Sequence[CellStatus]) -> None:
-        """Sets the gauges to how the cells stand; a state that no cell is in is set to 0."""
+        """Sets the gauges from the cells' statuses; a state without cells is set to 0."""
         for state in get_args(State):
             count = sum(row.state == state for row in rows)
             self._cells.set(count, tags={"sweep": self._name, "state": state})

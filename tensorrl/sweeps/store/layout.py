@@ -1,14 +1,14 @@
-"""A store: one folder of cells, which any number of sweeps share, and what each sweep keeps about itself.
+"""The layout of a store: one folder of cells that any number of sweeps share, and each sweep's own files.
 
 STORE/
   .store.json                          its version
   <game>-<variant>-seed<k>-<key>/      a cell, as `tensorrl train` writes it; <key> is the start of its key
   .locks/<key>.lock                    held by the process that runs the cell
-  mlflow.db                            MLflow's record, where no server is named
+  mlflow.db                            MLflow's record, if no server is named
   .sweeps/<name>/
     sweep.yaml                         the sweep, every field written out
     cells.json                         its cells, in order
-    state.json                         what its driver last knew
+    state.json                         the last state that its driver wrote
     driver.lock                        held by its driver
     tune/                              Tune's own files
     report/                            its report
@@ -48,15 +48,15 @@ AnyCell = TypeVar("AnyCell", bound=Cell)
 
 
 def default_store() -> Path:
-    """Returns the store of commands that name none: `TENSORRL_STORE`, or the folder `runs`."""
+    """Returns the store that a command without one uses: `TENSORRL_STORE`, or the folder `runs`."""
     return Path(os.environ.get(STORE_VARIABLE) or _DEFAULT).expanduser()
 
 
 def store_path(given: Path | None = None) -> Path:
-    """Returns the absolute path of the store that is meant.
+    """Returns the absolute path of the store.
 
-    Inside a job of `ray job submit` the working folder is a copy that goes when the job ends: there, a path that is
-    not absolute is taken from the home folder.
+    In a job of `ray job submit` the working folder is a copy that is deleted when the job ends. There a relative path
+    is relative to the home folder.
 
     Args:
         given: a path from the command line; None takes `default_store`.
@@ -69,7 +69,7 @@ def check_version(store: Path) -> None:
     """Refuses a store that another version of TensorRL wrote.
 
     Raises:
-        InputError: the store's version is another, or cannot be read.
+        InputError: the store has another version, or its version cannot be read.
     """
     path = store / VERSION_FILE
     try:
@@ -87,15 +87,15 @@ def check_version(store: Path) -> None:
 
 
 def version_text() -> str:
-    """Returns what a store of this version says of itself."""
+    """Returns the content of the version file of a store."""
     return json.dumps({"version": VERSION}) + "\n"
 
 
 def open_store(store: Path) -> None:
-    """Creates a store where there is none, and checks that it can be used.
+    """Creates a store if it does not exist, and checks that it can be used.
 
     Raises:
-        InputError: it is of another version, or cannot be written to.
+        InputError: the store has another version, or cannot be written to.
     """
     check_version(store)
     try:
@@ -107,32 +107,32 @@ def open_store(store: Path) -> None:
 
 
 def sweep_folder(store: Path, name: str) -> Path:
-    """Returns where a sweep keeps its own files."""
+    """Returns the folder of a sweep's own files."""
     return store / SWEEPS_FOLDER / name
 
 
 def lock_file(store: Path, key: str) -> Path:
-    """Returns the file that whoever runs the cell of `key` holds a lock on."""
+    """Returns the file that is locked by the process that runs the cell of `key`."""
     return store / LOCKS_FOLDER / f"{key[:16]}.lock"
 
 
 def claim_name(key: str) -> str:
-    """Returns the name in a remote of the file by which a machine claims the cell of `key`."""
+    """Returns the name, in a remote, of the file with which a machine claims the cell of `key`."""
     return f"{LOCKS_FOLDER}/{key[:16]}.json"
 
 
 def sweep_name(name: str, file: str) -> str:
-    """Returns the name in a remote of a file that a sweep keeps."""
+    """Returns the name, in a remote, of one of a sweep's own files."""
     return f"{SWEEPS_FOLDER}/{name}/{file}"
 
 
 def locate(store: Path, grid: Sequence[AnyCell]) -> list[AnyCell]:
-    """Returns the cells with the folder in which each lies, or will lie, in the store.
+    """Returns the cells, each with its folder in the store, which may not exist yet.
 
     A cell that another sweep made under another variant's name is found by its key.
 
     Raises:
-        InputError: a folder holds another trial than its name says.
+        InputError: a folder holds a different trial from the one in its name.
     """
     held: dict[str, list[str]] = {}
     for folder in sorted(_names(store)):
@@ -164,10 +164,10 @@ def _locate(store: Path, cell: AnyCell, candidates: Sequence[str]) -> AnyCell:
 
 
 def write_sweep(store: Path, spec: SweepSpec, listed: Sequence[Cell]) -> Path:
-    """Writes what a sweep is into its folder, which is returned.
+    """Writes a sweep's file and its list of cells into the sweep's folder, and returns the folder.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: the folder cannot be written to.
     """
     folder = sweep_folder(store, spec.name)
     content = {"version": VERSION, "name": spec.name, "experiment": spec.experiment}
@@ -181,14 +181,15 @@ def write_sweep(store: Path, spec: SweepSpec, listed: Sequence[Cell]) -> Path:
 
 
 def find_sweep(store: Path, wanted: str) -> tuple[str, list[Cell]]:
-    """Returns the name and the cells of a sweep: of a sweep file, or of a sweep that was run in the store.
+    """Returns the name and the cells of a sweep, given by its file or by the name of a sweep that was run in the store.
 
     Args:
         store: the store.
         wanted: a sweep file that exists, or the name of a sweep.
 
     Raises:
-        InputError: neither, with the nearest name; a bad file; a damaged list of cells; a store of another version.
+        InputError: there is no such file or sweep (with the nearest name); the file is not valid; the list of cells is
+            damaged; the store has another version.
     """
     check_version(store)
     path = Path(wanted)

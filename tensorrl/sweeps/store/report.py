@@ -1,4 +1,4 @@
-"""A sweep as its report reads it, and the report itself: in the store, and in MLflow."""
+"""Reads a sweep for its report, and writes the report to the store and to MLflow."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ def sweep_record(store: Path, wanted: str) -> SweepRecord:
         wanted: a sweep file that exists, or the name of a sweep that was run in the store.
 
     Raises:
-        InputError: neither, with the nearest name; a bad file; a store of another version.
+        InputError: there is no such file or sweep (with the nearest name); the file is not valid; the store has
+            another version.
     """
     status = sweep_status(store, wanted)
     return SweepRecord(status.name, status.rows)
 
 
 def sweep_text(store: Path, name: str) -> str:
-    """Returns a sweep's file as its store has it, as others may see it; empty where the store has none."""
+    """Returns the sweep file in the store in the form that may be published; empty if the store has none."""
     try:
         return public_text((sweep_folder(store, name) / SWEEP_FILE).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError):
@@ -42,9 +43,9 @@ def sweep_text(store: Path, name: str) -> str:
 
 
 def public_text(text: str) -> str:
-    """Returns a sweep file's text, as `sweep_yaml` writes it, for others.
+    """Returns a sweep file's text, as `sweep_yaml` writes it, in the form that may be published.
 
-    MLflow's address is left out, which is no part of what a sweep is; of paths of this machine the last part stays.
+    MLflow's address is left out, because it does not define the sweep. Paths of this machine keep their last part only.
     """
     kept, inside = [], False
     for line in text.splitlines(keepends=True):
@@ -55,7 +56,7 @@ def public_text(text: str) -> str:
 
 
 def _server_pages(tracking_uri: str | None, experiment: str) -> str:
-    """Where people find the cells in MLflow: no user or password of the address, nothing for a file or a database."""
+    """Returns where to find the cells in MLflow, without the user and password; empty for a file or a database."""
     parts = urlsplit(tracking_uri or "")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         return ""
@@ -78,13 +79,13 @@ def write_report(
 
     Args:
         record: the sweep.
-        store: its store.
-        out: folder of the report; None takes the sweep's own in the store.
-        tracking_uri: the MLflow store that has the cells, for a link where it is a server; None names none.
+        store: the sweep's store.
+        out: the report's folder; None takes the sweep's report folder in the store.
+        tracking_uri: the MLflow store with the cells; the report links to it if it is a server. None gives no link.
         experiment: the MLflow experiment of the sweep; None takes the sweep's name.
 
     Returns:
-        The report, and its files, the page first.
+        The report and its files, the HTML page first.
 
     Raises:
         InputError: the folder cannot be written to, or holds something else.
@@ -95,19 +96,19 @@ def write_report(
 
 
 def keep_report(store: Path, name: str, *, tracking_uri: str, experiment: str) -> str:
-    """Writes the report of a sweep into the store and keeps it in the sweep's run in MLflow.
+    """Writes the report of a sweep to the store, and saves it in the sweep's run in MLflow.
 
     Args:
         store: the store.
-        name: of a sweep that was run in it.
+        name: the name of a sweep that was run in the store.
         tracking_uri: the MLflow server, as `tensorrl.tracking.tracking_uri_for` returns it.
         experiment: the MLflow experiment of the sweep.
 
     Returns:
-        Id of the sweep's run.
+        The id of the sweep's run.
 
     Raises:
-        Exception: whatever MLflow raises; the report is in the store then.
+        Exception: any error of MLflow; the report is already in the store then.
     """
     record = sweep_record(store, name)
     write_report(record, store, tracking_uri=tracking_uri, experiment=experiment)

@@ -1,4 +1,4 @@
-"""How a sweep is asked to stop, and how it asks its trials, which signals do not reach."""
+"""Signals that ask a sweep to stop, and a file that passes the request on to its trials, which get no signals."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from types import FrameType
 
 _ASKED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 RUN, STOP = b"run \n", b"stop\n"
-"""What the file says that tells trials whether to go on."""
+"""The contents of the file that tells trials whether to stop."""
 _POLL_SECONDS = 1.0
 
 
 class StopRequest:
-    """The first SIGINT, SIGTERM or SIGHUP is a request to stop in order; the second acts as it always did."""
+    """The first SIGINT, SIGTERM or SIGHUP asks for an orderly stop; the second has its usual effect."""
 
     def __init__(self) -> None:
         self.requested = False
         self._before: dict[int, object] = {}
 
     def listen(self) -> None:
-        """Takes the signals, from Ray too, which sets handlers of its own when it starts."""
+        """Installs the signal handlers. Call it again after Ray starts, because Ray installs its own."""
         if self.requested or threading.current_thread() is not threading.main_thread():
             return
         for number in _ASKED:
@@ -35,7 +35,7 @@ class StopRequest:
             signal.signal(number, self._handle)
 
     def release(self) -> None:
-        """Gives the signals back."""
+        """Restores the previous signal handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]  # what getsignal gave
         self._before.clear()
@@ -47,7 +47,7 @@ class StopRequest:
 
 @contextmanager
 def stop_signals() -> Iterator[StopRequest]:
-    """Listens to the signals for the length of the block; outside a process's main thread, to none."""
+    """Listens to the signals within the block; outside a process's main thread, to none."""
     request = StopRequest()
     request.listen()
     try:
@@ -57,10 +57,10 @@ def stop_signals() -> Iterator[StopRequest]:
 
 
 class StopFlag:
-    """A file that tells trials, on whatever machine, to checkpoint and leave.
+    """A file that tells trials, on any machine, to write a checkpoint and stop.
 
-    It keeps its length, so that raising it needs no space where the store is full; and it is there from the start,
-    because a network's file system may go on denying a file that it once looked for in vain.
+    Its length never changes, so raising the flag needs no space when the store is full. It exists from the start,
+    because a network file system may cache that a file is missing.
 
     Args:
         path: the file.
@@ -70,16 +70,16 @@ class StopFlag:
         self.path = path
 
     def lower(self) -> None:
-        """Makes the file, or takes a former request back."""
+        """Creates the file, or withdraws an earlier request."""
         self.path.write_bytes(RUN)
 
     def up(self) -> None:
-        """Tells the trials to leave."""
+        """Tells the trials to stop."""
         with self.path.open("r+b") as file:
             file.write(STOP)
 
     def is_up(self) -> bool:
-        """Whether the trials are to leave."""
+        """Returns whether the trials are told to stop."""
         try:
             return self.path.read_bytes() == STOP
         except OSError:
@@ -87,7 +87,7 @@ class StopFlag:
 
 
 def watch_flag(flag: StopFlag) -> Callable[[], bool]:
-    """Returns a question that looks at the flag at most once a second."""
+    """Returns a function that says whether the flag is up. It reads the file at most once per second."""
     looked = float("-inf")
     up = False
 

@@ -1,4 +1,4 @@
-"""How far a sweep is: the cells' folders are the truth, its driver's last word says which of them run or failed."""
+"""The status of a sweep: progress comes from the cells' folders, running and failed cells from the driver's state."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from tensorrl.trial.time_left import GAME_SECONDS, evaluation_games_left
 DriverState = Literal["running", "waiting", "stopped", "ended", "gone", "none"]
 
 HEARTBEAT = 5.0
-"""Seconds between two writings of a driver's state, at most."""
+"""The longest time between two writes of a driver's state, in seconds."""
 _STALE = 45.0
 
 
 @dataclass(frozen=True)
 class SweepStatus:
-    """A sweep as a whole.
+    """The status of a whole sweep.
 
     Attributes:
-        name: its name.
-        driver: what its driver does: `running`, `waiting` for another driver, `stopped` or `ended` in order, `gone`
-            where it died, `none` where the sweep was never run.
-        where: host and process of the driver, empty where there was none.
-        rows: its cells, in order.
+        name: the sweep's name.
+        driver: the state of its driver: `running`, `waiting` for another driver, `stopped` or `ended` in order, `gone`
+            if it died, `none` if the sweep was never run.
+        where: host and process of the driver; empty if there was none.
+        rows: the status of each cell, in order.
     """
 
     name: str
@@ -38,29 +38,29 @@ class SweepStatus:
     rows: Sequence[CellStatus]
 
     def count(self, state: State) -> int:
-        """Returns how many cells are in a state."""
+        """Returns the number of cells in a state."""
         return sum(row.state == state for row in self.rows)
 
     @property
     def steps_per_second(self) -> float:
-        """Agent steps a second of all running cells together, by each one's last report."""
+        """Agent steps per second of all running cells together, from each cell's last report."""
         return steps_per_second(self.rows)
 
     @property
     def seconds_left(self) -> float | None:
-        """Seconds until the last game of the last evaluation at the present speed; None where nothing runs."""
+        """Seconds until the last evaluation game ends, at the current speed; None if nothing runs."""
         return seconds_left(self.rows)
 
 
 def steps_per_second(rows: Sequence[CellStatus]) -> float:
-    """Returns the agent steps a second of all running cells together, by each one's last report."""
+    """Returns the agent steps per second of all running cells together, from each cell's last report."""
     return float(sum(row.steps_per_second or 0.0 for row in rows if row.state == "running"))
 
 
 def seconds_left(rows: Sequence[CellStatus]) -> float | None:
-    """Returns the seconds until the last game of the last evaluation; None where nothing runs.
+    """Returns the seconds until the last evaluation game ends; None if nothing runs.
 
-    Agent steps are reckoned at the present speed of all running cells, evaluation games at what they are known to take.
+    Agent steps are counted at the current speed of all running cells, evaluation games at their measured time.
     """
     speed = steps_per_second(rows)
     if not speed:
@@ -72,21 +72,21 @@ def seconds_left(rows: Sequence[CellStatus]) -> float | None:
 
 
 def sweep_status(store: Path, wanted: str) -> SweepStatus:
-    """Returns how a sweep stands, read from any process.
+    """Returns the status of a sweep. Any process can read it.
 
     Args:
         store: the store.
         wanted: a sweep file, or the name of a sweep that was run in the store.
 
     Raises:
-        InputError: there is no such sweep, or the store is of another version.
+        InputError: there is no such sweep, or the store has another version.
     """
     name, listed = find_sweep(store, wanted)
     return read_status(store, name, listed)
 
 
 def read_status(store: Path, name: str, listed: Sequence[Cell]) -> SweepStatus:
-    """Returns how the sweep of these cells stands, with what its driver last wrote."""
+    """Returns the status of the sweep of these cells, including the last state that its driver wrote."""
     held = read_json(sweep_folder(store, name) / STATE_FILE) or {}
     driver = _driver_state(held)
     known = _mapping(held.get("cells"))

@@ -1,4 +1,4 @@
-"""The PATH of a job: the interpreter that runs Ray comes first, wherever Ray was started from."""
+"""Sets the PATH of a job: the folder of the interpreter that runs Ray comes first, wherever Ray was started."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import sys
 from pathlib import Path
 
 SETUP_HOOK = "tensorrl.sweeps.submit.interpreter.first_on_path"
-"""For `worker_process_setup_hook` of a job's runtime environment."""
+"""The value for `worker_process_setup_hook` in a job's runtime environment."""
 
 
 def first_on_path() -> None:
     """Puts the folder of this interpreter at the head of PATH.
 
-    Ray runs a job's command in a shell with the PATH that Ray itself was started with. That shell need not find
-    `python` or `tensorrl`, or finds another `python`, where nobody activated the environment that Ray belongs to. Ray
-    calls this in the process that starts the shell.
+    Ray runs a job's command in a shell with the PATH that Ray itself was started with. If Ray's environment was not
+    activated then, the shell does not find `tensorrl`, and finds no `python` or another one. Ray calls this function
+    in the process that starts the shell.
     """
     folder, rest = str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)
     if rest.split(os.pathsep)[0] != folder:

@@ -26,7 +26,7 @@ from tensorrl.sweeps.submit.token import MODE_VARIABLE, Token, find_token
 from tensorrl.uris import holds_secret, redact
 
 JOB_ENVIRONMENT = {
-    # Ray would give a stopped job 3 seconds, in which no trial can finish its hundred steps and write a checkpoint.
+    # Ray's default is 3 seconds, too few for a trial to finish its hundred steps and write a checkpoint.
     "RAY_JOB_STOP_WAIT_TIME_S": "90",
 }
 _SENT = "sweep.yaml"
@@ -38,17 +38,18 @@ _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 class Cluster:
     """The job API of a Ray cluster.
 
-    Ray's own client sends a token only where `RAY_AUTH_MODE` is `token`. This one also sends it where the variable is
-    unset and the cluster asks for one, as every cluster does that was started in a home folder with a token in it.
+    Ray's own client sends a token only if `RAY_AUTH_MODE` is `token`. This class also sends it if the variable is unset
+    and the cluster asks for a token. A cluster asks for one if there was a token in the home folder of the user who
+    started it.
 
     Args:
-        address: of its dashboard, http://HOST:PORT.
+        address: the address of its dashboard, http://HOST:PORT.
 
     Attributes:
-        token: the token that was sent because the cluster asked for it; None where Ray's client managed by itself.
+        token: the token that was sent because the cluster asked for it; None if Ray's client needed no help.
 
     Raises:
-        InputError: no job API answers there, or it refuses.
+        InputError: no job API answers at the address, or it refuses the request.
     """
 
     def __init__(self, address: str) -> None:
@@ -57,7 +58,7 @@ class Cluster:
         from ray.dashboard.modules import dashboard_sdk
         from ray.job_submission import JobSubmissionClient
 
-        # Ray would say each package it uploads on standard error.
+        # Otherwise Ray prints every package that it uploads on standard error.
         for name in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
             logging.getLogger(name).setLevel(logging.ERROR)
         dashboard_sdk.cli_logger.configure(verbosity=-1)
@@ -83,9 +84,9 @@ class Cluster:
 
         Args:
             entrypoint: the command.
-            folder: what is sent along, and where the command runs.
-            name: begins the job's id.
-            metadata: of the job.
+            folder: the folder that is uploaded, and in which the command runs.
+            name: the start of the job's id.
+            metadata: the job's metadata.
 
         Raises:
             InputError: the command holds a password, or the cluster refuses it.
@@ -120,7 +121,7 @@ class Cluster:
         """Waits until a job has ended and returns its log.
 
         Raises:
-            InputError: it has not ended in time; it is stopped.
+            InputError: the job did not end in time; it is then stopped.
         """
         deadline = time.monotonic() + seconds
         while self.status(job) not in _ENDED:
@@ -131,7 +132,7 @@ class Cluster:
         return str(self.client.get_job_logs(job))
 
     def follow(self, job: str, write: Callable[[str], object]) -> str:
-        """Writes a job's log as it grows, through lost connections, and returns the status it ended with."""
+        """Writes a job's log as it grows, reconnects if the connection is lost, and returns the job's final status."""
         written = 0
         while True:
             try:
@@ -144,7 +145,7 @@ class Cluster:
                 return status
 
     async def _tail(self, job: str, write: Callable[[str], object], written: int) -> int:
-        """Writes what comes after the first `written` letters; returns how many are written then."""
+        """Writes the log after its first `written` characters. Returns how many characters are written in all."""
         seen = 0
         async for text in self.client.tail_job_logs(job):
             new = text[max(0, written - seen) :]
@@ -164,16 +165,16 @@ class Cluster:
 
 
 def check_cluster(cluster: Cluster, file: Path, *, out: str | None, remote: str | None = None) -> dict[str, Any]:
-    """Asks the cluster, in a job of its own, whether it can run a sweep; see `probe`.
+    """Checks whether the cluster can run a sweep, by running `probe` there as a job.
 
     Args:
         cluster: the cluster.
         file: the sweep file.
         out: the store's path in the cluster; None leaves it to the cluster's environment.
-        remote: where machines without a shared folder keep the store; None leaves it to the cluster's environment.
+        remote: the remote of machines without a shared folder; None leaves it to the cluster's environment.
 
     Raises:
-        InputError: the sweep cannot run there, or no answer came.
+        InputError: the sweep cannot run there, or the cluster did not answer.
     """
     with packed(file) as folder:
         given = [*(["--out", out] if out else []), *(["--remote", remote] if remote else [])]
@@ -200,7 +201,7 @@ def start_sweep(cluster: Cluster, file: Path, *, store: str | None, options: Seq
         options: further options of `tensorrl sweep`.
 
     Raises:
-        InputError: the file is bad, or the cluster refuses the job.
+        InputError: the file is not valid, or the cluster refuses the job.
     """
     spec = load_sweep(file)
     command = ["python", "-m", "tensorrl", "sweep", _SENT, *(["--out", store] if store else []), *options]
@@ -211,9 +212,9 @@ def start_sweep(cluster: Cluster, file: Path, *, store: str | None, options: Seq
 
 @contextmanager
 def packed(file: Path) -> Iterator[Path]:
-    """A folder with what a job needs: this very package, about a megabyte, and the sweep file.
+    """Makes a folder with the files that a job needs: a copy of this package (about 1 MB) and the sweep file.
 
-    The cluster so runs the code that was asked to submit; of TensorRL it needs the dependencies only.
+    The cluster therefore runs the same code that submits the job. It needs TensorRL's dependencies, not TensorRL.
     """
     with tempfile.TemporaryDirectory(prefix="tensorrl-job-") as name:
         folder = Path(name)
@@ -224,7 +225,7 @@ def packed(file: Path) -> Iterator[Path]:
 
 
 def _commit() -> dict[str, str]:
-    """The commit of this source tree, which its copy in the cluster cannot know."""
+    """Returns the commit of this source tree. The copy in the cluster cannot find it out."""
     from tensorrl import system
 
     found = system.commit()
@@ -252,7 +253,7 @@ def _refused(token: Token | None, error: BaseException) -> str:
 def describe_job(spec: SweepSpec, cluster: Cluster, job: str) -> str:
     """Returns how to watch, stop and resume a job, as commands for the shell that this process runs in."""
     ray = "ray" if shutil.which("ray") else shlex.quote(str(Path(sys.executable).parent / "ray"))
-    # Ray's own commands send a token only where they are told to.
+    # Ray's own commands send a token only if the mode asks for it.
     command = f"{MODE_VARIABLE}=token {ray}" if cluster.token else ray
     address = redact(cluster.address)
     return (

@@ -1,4 +1,4 @@
-"""Whether a cluster can run a sweep: asked inside it, before `tensorrl submit` starts the sweep itself."""
+"""Checks whether a cluster can run a sweep. It runs inside the cluster, before `tensorrl submit` starts the sweep."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from tensorrl.tracking.record import one_line
 from tensorrl.uris import redact
 
 MARK = "TENSORRL-PROBE "
-"""Begins the line of a job's log that holds what the probe found."""
+"""The start of the line in a job's log that holds the probe's findings."""
 _ANSWER_SECONDS = 120.0
 
 
 def probe(spec: SweepSpec, store: Path, remote: str | None = None) -> dict[str, Any]:
-    """Returns what `tensorrl sweep --check` says of this cluster, with what each of its machines can reach.
+    """Returns the findings of `tensorrl sweep --check` for this cluster, and what its machines cannot reach.
 
     Args:
         spec: the sweep.
-        store: its folder of cells, as an absolute path on every machine.
-        remote: where machines without a shared folder keep the store.
+        store: the store's absolute path, the same on every machine.
+        remote: the remote of machines without a shared folder.
 
     Returns:
-        `check_sweep`'s values, and: `mlflow`, where the record goes; `problems`, lines, one for each machine and thing
-        that cannot be reached; `free`, what Ray has free now.
+        The values of `check_sweep`, and: `mlflow`, the URI of the record; `problems`, one line for each thing that a
+        machine cannot reach; `free`, the resources that are free in Ray now.
 
     Raises:
         InputError: the sweep cannot run here at all.
@@ -78,13 +78,13 @@ def probe(spec: SweepSpec, store: Path, remote: str | None = None) -> dict[str, 
 
 
 def look_from_here(store: str, token: str, uri: str, remote: str | None = None) -> list[str]:
-    """Returns what this machine cannot reach, a line each.
+    """Returns what this machine cannot reach, one line for each thing.
 
     Args:
         store: the folder of cells.
-        token: name of a file that the asking machine has put into it.
-        uri: MLflow's store.
-        remote: where machines without a shared folder keep the store; the file is there, then.
+        token: the name of a file that the driver's machine has written to the store.
+        uri: the URI of MLflow's store.
+        remote: the remote of machines without a shared folder. If given, the file is in the remote instead.
     """
     folder, problems = Path(store) / LOCKS_FOLDER, []
     own = f"{token}-{socket.gethostname()}"
@@ -102,7 +102,7 @@ def look_from_here(store: str, token: str, uri: str, remote: str | None = None) 
         problems += _look_at_remote(remote, f"{LOCKS_FOLDER}/{token}", f"{LOCKS_FOLDER}/{own}")
     path = sqlite_path(uri)
     try:
-        # An SQLite file lies in the store or beside it, and is made by the driver.
+        # An SQLite file is in the store or next to it, and the driver creates it.
         if path is None:
             connect(uri).search_experiments(max_results=1)
     except Exception as error:
@@ -132,7 +132,7 @@ def _answer(answer: Any, machine: str) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Prints one line with what was found, or with the error."""
+    """Prints one line with the findings, or with the error."""
     parser = argparse.ArgumentParser()
     parser.add_argument("file", type=Path)
     parser.add_argument("--out", type=Path)

@@ -1,4 +1,4 @@
-"""The token that a Ray cluster may ask for, and where Ray keeps it."""
+"""Finds the token that a Ray cluster may ask for, where Ray keeps it."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ _TOKEN_VARIABLE, _PATH_VARIABLE = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 
 
 class Token(NamedTuple):
-    """A token of Ray's."""
+    """A token for a Ray cluster."""
 
     value: str
     """The secret."""
     place: str
-    """Where it was found, in words."""
+    """Where the token was found, in words."""
 
     @property
     def headers(self) -> dict[str, str]:
-        """What a request to Ray's dashboard carries."""
+        """Returns the headers of a request to Ray's dashboard."""
         return {"Authorization": f"Bearer {self.value}"}
 
 
 def find_token() -> Token | None:
-    """Returns the token that Ray itself would use, or None where there is none.
+    """Returns the token that Ray itself would use, or None if there is none.
 
     Ray takes it from `RAY_AUTH_TOKEN`, from the file that `RAY_AUTH_TOKEN_PATH` names, or from `~/.ray/auth_token`, in
     this order. Source: https://docs.ray.io/en/latest/ray-security/token-auth.html.

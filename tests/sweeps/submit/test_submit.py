@@ -156,6 +156,7 @@ class Head:
         return self.run(*command, code=code, **({"PYTHONPATH": str(ROOT)} | changes))
 
     def ready(self) -> bool:
+        assert self.process.poll() is None, (self.folder / "head.txt").read_text()
         command = [str(BIN / "ray"), "job", "list", "--address", self.url]
         return subprocess.run(command, env=self.environment, capture_output=True).returncode == 0
 

@@ -1,1 +1,1 @@
-"""Machines that share no folder: how their cells meet in an object store."""
+"""Machines that share no folder exchange their cells through an object store, the remote."""

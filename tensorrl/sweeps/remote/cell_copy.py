@@ -1,8 +1,9 @@
-"""What of a store goes to a remote and comes from it: cells with their checkpoints, and what sweeps keep.
+"""Copies cells with their checkpoints, and sweeps' own files, between a store and a remote.
 
-A file is sent when this process has not sent or taken it as it is. A checkpoint's manifest goes after what it names,
-and a result after all else, so that whoever reads a remote finds a whole cell or an earlier one. Checkpoints carry
-digests: what two machines mixed all the same shows as damage, and the checkpoint before is taken.
+A file is sent if it has changed since this process last sent or fetched it. A checkpoint's manifest is sent after the
+files that it names, and a result after everything else, so a reader of the remote finds a complete cell or an earlier
+state of it. Checkpoints carry digests: if two machines mixed their files anyway, the checkpoint counts as damaged and
+the one before it is used.
 """
 
 from __future__ import annotations
@@ -45,26 +46,26 @@ class Copy:
     Args:
         remote: the remote.
         store: the store of this machine.
-        name: the folder's, relative to both.
+        name: the folder's name, relative to both.
     """
 
     def __init__(self, remote: Remote, store: Path, name: str) -> None:
         self.remote, self.name = remote, name
         self._store, self.folder = store, inner_path(store, name, where=f"remote {remote.uri}")
-        # What is known to be the same here and there.
+        # The files that are known to be the same here and in the remote.
         self._same: dict[str, _Signature] = {}
 
     def send(self, names: Iterable[str]) -> None:
         """Sends those of these files that changed here.
 
         Raises:
-            FileNotFoundError: one is gone meanwhile.
+            FileNotFoundError: a file was removed in the meantime.
             OSError: the remote does not answer or refuses.
         """
         at_once(self._send, [name for name in names if self._same.get(name) != _signature(self.folder / name)])
 
     def take(self, names: Iterable[str], into: str = "") -> None:
-        """Brings files here, below the folder `into` of this one; what the remote has not is passed over.
+        """Fetches files into this folder, or into its subfolder `into`. Files that the remote lacks are skipped.
 
         Raises:
             OSError: the remote does not answer or refuses, or this machine's disk does.
@@ -80,13 +81,13 @@ class Copy:
 
     def _send(self, name: str) -> None:
         path = self.folder / name
-        # Before it is read: a change in between is sent the next time.
+        # Taken before the file is read, so a change in between is sent the next time.
         signature = _signature(path)
         self.remote.write(f"{self.name}/{name}", path.read_bytes())
         self._same[name] = signature
 
     def note(self, name: str) -> None:
-        """Notes that a file is the same here and there."""
+        """Notes that a file is the same here and in the remote."""
         self._same[name] = _signature(self.folder / name)
 
 
@@ -94,13 +95,13 @@ class CellCopy(Copy):
     """A cell of this machine's store and of a remote.
 
     Attributes:
-        finished: the remote was seen to hold the finished cell, which is left as it is.
+        finished: whether the remote was seen to hold the finished cell, which is then left as it is.
     """
 
     finished = False
 
     def bring(self) -> None:
-        """Makes the cell here what it is in the remote, where that is finished (without checkpoints) or further on.
+        """Fetches the cell if the remote's is finished (then without checkpoints) or has made more steps.
 
         Raises:
             OSError: the remote does not answer or refuses, or this machine's disk does.
@@ -117,10 +118,10 @@ class CellCopy(Copy):
         self.bring_records()
 
     def bring_checkpoints(self, steps: Sequence[str] = ()) -> None:
-        """Puts checkpoints of the remote in the place of those here.
+        """Replaces the checkpoints here by those of the remote.
 
         Args:
-            steps: their names; none takes the newest two.
+            steps: the checkpoints' names; if empty, the newest two are fetched.
         """
         steps = steps or _checkpoints(self._there())[-_KEPT:]
         into = f".{CHECKPOINTS}.draft"
@@ -135,7 +136,7 @@ class CellCopy(Copy):
             self.note(name)
 
     def _named(self, step: str) -> list[str]:
-        """Returns what a checkpoint of the remote consists of."""
+        """Returns the names of the files of one of the remote's checkpoints."""
         manifest = f"{CHECKPOINTS}/{step}/{MANIFEST}"
         content = self.remote.read(f"{self.name}/{manifest}") or b""
         try:
@@ -146,7 +147,7 @@ class CellCopy(Copy):
         return [manifest, *(posixpath.normpath(f"{CHECKPOINTS}/{step}/{name}") for name in listed)]
 
     def bring_records(self) -> None:
-        """Brings the trial's description, reports and spectra, and its result last.
+        """Fetches the trial's description, reports and spectra, and its result last.
 
         Raises:
             OSError: the remote does not answer or refuses, or this machine's disk does.
@@ -156,18 +157,18 @@ class CellCopy(Copy):
         self.take([RESULT_FILE])
 
     def send_cell(self) -> None:
-        """Sends what the cell has here and the remote lacks, and removes there the checkpoints that it no longer has.
+        """Sends what the remote lacks of the cell, and removes checkpoints there that the cell has dropped.
 
         Raises:
-            FileNotFoundError: the trial removed an old checkpoint meanwhile; call again.
+            FileNotFoundError: the trial removed an old checkpoint in the meantime; call again.
             OSError: the remote does not answer or refuses.
         """
         if self.finished or not (self.folder / TRIAL_FILE).is_file():
             return
-        # Looked at first: what a result belongs to is all there once it is.
+        # Checked first: once the result exists, all other files of the trial are complete.
         result = (self.folder / RESULT_FILE).is_file()
         here = self._here()
-        # First, because a folder without it is no trial's.
+        # Sent first, because a folder without it is not a trial's.
         self.send([TRIAL_FILE])
         manifests = [name for name in here if name.endswith(f"/{MANIFEST}")]
         self.send(set(here) - set(manifests))
@@ -189,11 +190,11 @@ class CellCopy(Copy):
         self.send([*spectra, *(name for name in _RECORDS if (self.folder / name).is_file())])
 
     def newest(self) -> str:
-        """Returns the name of the newest checkpoint here, empty where there is none."""
+        """Returns the name of the newest checkpoint here; empty if there is none."""
         return max(_checkpoints(self._here()), default="")
 
     def _here(self) -> list[str]:
-        """Returns the files of the cell's whole checkpoints. Frames come last, so that none is named in vain."""
+        """Returns the files of the cell's complete checkpoints. Frames are listed last, so every frame named exists."""
         found = sorted((self.folder / CHECKPOINTS).glob("[0-9]*/*"))
         frames = sorted((self.folder / CHECKPOINTS / FRAMES).glob("*.zst"))
         return [path.relative_to(self.folder).as_posix() for path in (*found, *frames)]
@@ -203,11 +204,11 @@ class CellCopy(Copy):
 
 
 def bring_cell(remote: Remote, store: Path, name: str) -> None:
-    """Brings a cell's description, reports and result here, where those of the remote go further.
+    """Fetches a cell's description, reports and result if the remote's have more steps.
 
     Args:
         remote: the remote.
-        store: the store of this machine, where no process may run the cell meanwhile.
+        store: the store of this machine, in which no process may run the cell at the same time.
         name: the cell's folder.
 
     Raises:
@@ -237,7 +238,7 @@ def _last_step(lines: Sequence[Mapping[str, Any]]) -> int:
 
 
 def _checkpoints(names: Iterable[str]) -> list[str]:
-    """Returns the names of the checkpoints that are whole by these files, oldest first."""
+    """Returns the names of the checkpoints that are complete in this list of files, oldest first."""
     parts = [name.split("/") for name in names]
     return sorted(p[1] for p in parts if len(p) == 3 and p[0] == CHECKPOINTS and p[2] == MANIFEST and p[1].isdigit())
 

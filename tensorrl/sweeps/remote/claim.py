@@ -1,8 +1,8 @@
-"""Who runs a cell, where machines share a remote and no folder: what a lock on a file is where they do.
+"""Claims: the lock on a cell if machines share a remote but no folder, in place of a lock on a file.
 
-A claim is a file that its holder writes anew every few seconds. It changes by compare-and-swap alone (`Remote.swap`):
-at no moment two hold it, and nobody's is taken that was renewed meanwhile. One that stays as it is for longer belongs
-to nobody. Its holder knows that before anybody else does, because it counts from before it last wrote.
+A claim is a file that its holder rewrites every few seconds. It only changes by compare-and-swap (`Remote.swap`), so
+two machines never hold it at the same time, and a claim that was renewed in the meantime cannot be taken. A claim that
+has not changed for too long is free. Its holder notices this first, because it counts from before its last write.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tensorrl.sweeps.remote.kinds import Held
 
 BEAT_SECONDS = 10.0
 STALE_SECONDS = 45.0
-"""A claim that is not written anew for so long, by the clock of whoever looks, is its holder's no longer."""
+"""Seconds without a rewrite after which a claim is free, by the clock of the machine that looks."""
 _SURE_SECONDS = 30.0
 _MACHINE_FILE = ".machine"
 _FREE: dict[str, Any] = {}
@@ -34,12 +34,12 @@ class Claim:
 
     Args:
         remote: the remote.
-        name: of the claim's file.
-        store: the store of this machine. Whoever shares it holds a lock on a file there before it claims, so that a
-            claim from the same store is a dead process's.
+        name: the name of the claim's file.
+        store: the store of this machine. A process locks a file there before it claims, so a claim from the same store
+            belongs to a dead process.
 
     Attributes:
-        lost: another took it meanwhile.
+        lost: whether another machine took the claim.
     """
 
     def __init__(self, remote: Remote, name: str, store: Path) -> None:
@@ -52,7 +52,7 @@ class Claim:
         self._turn = threading.Lock()
 
     def take(self, *, sleep: Callable[[float], None] = time.sleep) -> bool:
-        """Takes the claim, after waiting as long as a dead holder's lasts; returns False where another has it.
+        """Takes the claim, and waits for a dead holder's claim to expire. Returns False if another machine holds it.
 
         Raises:
             OSError: the remote does not answer or refuses.
@@ -72,7 +72,7 @@ class Claim:
             return self._swap(held)
 
     def renew(self) -> bool:
-        """Says that the holder lives; returns whether the claim is still this one's.
+        """Renews the claim; returns whether this machine still holds it.
 
         Raises:
             OSError: the remote does not answer or refuses.
@@ -82,7 +82,7 @@ class Claim:
             return not self.lost
 
     def keep(self) -> None:
-        """As `renew`, but never raises."""
+        """Like `renew`, but never raises."""
         try:
             self.renew()
         except OSError as error:
@@ -90,11 +90,11 @@ class Claim:
 
     @property
     def sure(self) -> bool:
-        """Whether nobody else can have taken it by now, however long this machine slept."""
+        """Whether nobody else can have taken the claim by now, even if this machine was suspended."""
         return not self.lost and _now() - self._renewed < _SURE_SECONDS
 
     def release(self) -> None:
-        """Lets the next have it at once. Never raises."""
+        """Frees the claim immediately. Never raises."""
         with self._turn:
             try:
                 if not self.lost and self._own is not None:
@@ -106,10 +106,10 @@ class Claim:
         started = _now()
         content = json.dumps({"store": _machine(self._store), "token": self._token, "beat": uuid.uuid4().hex}).encode()
         self.remote.swap(self.name, content, held)
-        # Whatever was answered: an answer may be lost, and a few imitations of S3 let two writers through at once.
+        # Look, whatever the answer was: an answer may be lost, and a few imitations of S3 let two writers through.
         now = self.remote.look(self.name)
         if now is not None and now.content != content and _read(now).get("token") == self._token:
-            # An earlier writing of this one's, whose answer was lost.
+            # An earlier write by this claim, whose answer was lost.
             self.remote.swap(self.name, content, now)
             now = self.remote.look(self.name)
         if now is None or now.content != content:
@@ -131,22 +131,22 @@ def _read(held: Held | None) -> dict[str, Any]:
 
 
 def _now() -> float:
-    """Seconds of a clock that also goes on while this machine sleeps, where it has such a clock."""
+    """Returns the seconds of a clock that also runs while the machine is suspended, if there is one."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def _machine(store: Path) -> str:
-    """Returns what tells this machine's store from others."""
+    """Returns a text that identifies this machine's store."""
     path = store / _MACHINE_FILE
     if not path.exists():
         draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}.draft")
         draft.write_text(uuid.uuid4().hex)
         try:
-            # Unlike a rename, a link leaves what another process has put there meanwhile.
+            # Unlike a rename, a link does not overwrite a file that another process has created in the meantime.
             path.hardlink_to(draft)
         except FileExistsError:
             pass
         finally:
             draft.unlink()
-    # With the name, for machines made from one image.
+    # With the host's name, because machines may be made from the same image.
     return f"{path.read_text()}@{socket.gethostname()}"

@@ -1,4 +1,4 @@
-"""A sweep's driver, where its machines share a remote and no folder: what it brings here, and what it sends."""
+"""The driver's exchange with a remote, for machines that share no folder: what it fetches and what it sends."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ _log = logging.getLogger(__name__)
 
 
 class RemoteSweep:
-    """What the driver of a sweep exchanges with a remote.
+    """The exchange of a sweep's driver with a remote.
 
     Args:
         remote: the remote.
         store: the store of this machine.
-        name: the sweep's.
+        name: the sweep's name.
     """
 
     def __init__(self, remote: Remote, store: Path, name: str) -> None:
@@ -56,10 +56,10 @@ class RemoteSweep:
         self._thread: threading.Thread | None = None
 
     def claim(self, sleep: Callable[[float], None]) -> bool:
-        """Becomes the sweep's driver; returns False where another machine's lives.
+        """Becomes the sweep's driver; returns False if a driver on another machine is alive.
 
         Args:
-            sleep: waits some seconds, or raises where the user wants to stop.
+            sleep: waits some seconds, or raises if the user wants to stop.
 
         Raises:
             InputError: the remote does not answer or refuses.
@@ -67,14 +67,14 @@ class RemoteSweep:
         try:
             if not self._claim.take(sleep=sleep):
                 return False
-            # What Tune left of earlier runs: cells are what a sweep goes on from.
+            # Tune's files from earlier runs: a sweep continues from its cells.
             at_once(self.remote.remove, self.remote.names(sweep_name(self.name, TUNE_FOLDER)))
         except OSError as error:
             raise self._unusable(error) from None
         return True
 
     def bring_sweep(self, listed: Sequence[Cell]) -> None:
-        """Brings what the sweep's driver elsewhere last said of it, and its cells' reports.
+        """Fetches the last state of the sweep's driver on another machine, and the cells' reports.
 
         Raises:
             InputError: the remote did not answer for ten minutes.
@@ -83,7 +83,7 @@ class RemoteSweep:
         self.bring(listed)
 
     def bring(self, listed: Sequence[Cell]) -> None:
-        """Brings the reports of cells here, also of those that another sweep named otherwise.
+        """Fetches the reports of cells, including cells to which another sweep gave another name.
 
         Raises:
             InputError: the remote did not answer for ten minutes.
@@ -91,7 +91,7 @@ class RemoteSweep:
         self._patiently(lambda: bring_reports(self.remote, self.store, listed))
 
     def bring_checkpoints(self, folders: Iterable[Path]) -> None:
-        """Brings the final checkpoints of cells that have none here.
+        """Fetches the final checkpoints of cells that have none here.
 
         Raises:
             InputError: the remote did not answer for ten minutes.
@@ -113,7 +113,7 @@ class RemoteSweep:
         return InputError(f"remote {self.remote.uri}: {one_line(error)}; the same command goes on")
 
     def tell(self, name: str, content: bytes) -> None:
-        """Writes a file of the remote.
+        """Writes a file in the remote.
 
         Raises:
             InputError: the remote did not answer for ten minutes.
@@ -121,15 +121,15 @@ class RemoteSweep:
         self._patiently(lambda: self.remote.write(name, content))
 
     def flag(self) -> StopFlag:
-        """Returns the flag that tells trials to leave, here and elsewhere."""
+        """Returns the flag that tells trials to stop, on this machine and on others."""
         return _RemoteFlag(sweep_folder(self.store, self.name) / STOP_FILE, self)
 
     def follow(self, board: Board, stop: StopRequest) -> None:
-        """Keeps the board's running cells up to date from now on, and the driver's claim.
+        """Keeps the board's running cells up to date from now on, and renews the driver's claim.
 
         Args:
-            board: the driver's.
-            stop: where it is said if another machine's driver took over.
+            board: the driver's board.
+            stop: is set if a driver on another machine takes over.
         """
         self._thread = threading.Thread(target=self._follow, args=(board, stop), name="remote", daemon=True)
         self._thread.start()
@@ -147,7 +147,7 @@ class RemoteSweep:
                 _log.info("%s: %s; tried again", self.remote.uri, one_line(error))
 
     def send(self) -> None:
-        """Sends what the sweep keeps about itself, its report included.
+        """Sends the sweep's own files, including its report.
 
         Raises:
             OSError: the remote does not answer or refuses.
@@ -177,16 +177,16 @@ class RemoteSweep:
 
 
 def join_remote(uri: str, store: Path, name: str, tracking_uri: str) -> RemoteSweep:
-    """Returns the driver's end of a remote, which is made a store where it is none.
+    """Returns the driver's exchange with a remote, which becomes a store if it is not one yet.
 
     Args:
-        uri: of the remote.
+        uri: the remote's URI.
         store: the store of this machine.
-        name: the sweep's.
-        tracking_uri: MLflow's.
+        name: the sweep's name.
+        tracking_uri: MLflow's URI.
 
     Raises:
-        InputError: the remote cannot be used, or MLflow's record is a file, which other machines do not reach.
+        InputError: the remote cannot be used, or MLflow's record is a file, which other machines cannot reach.
     """
     remote = Remote(uri)
     if sqlite_path(tracking_uri) is not None:
@@ -196,10 +196,10 @@ def join_remote(uri: str, store: Path, name: str, tracking_uri: str) -> RemoteSw
 
 
 def bring_reports(remote: Remote, store: Path, listed: Sequence[Cell]) -> None:
-    """Brings what a remote knows of cells into a store, also of those that another sweep named otherwise.
+    """Copies cells' reports from a remote into a store, including cells to which another sweep gave another name.
 
     Args:
-        remote: it is only read.
+        remote: the remote; it is only read.
         store: the store. Cells that a process of this machine runs are left alone.
         listed: the cells.
 
@@ -221,7 +221,7 @@ def _bring_all(remote: Remote, store: Path, keys: Mapping[str, str]) -> None:
 
 
 def look(uri: str, store: Path, grid: Sequence[PlannedCell]) -> None:
-    """Brings what a remote knows of cells into a store, which is made for it.
+    """Copies cells' reports from a remote into a store, which is created for it.
 
     Raises:
         InputError: the remote cannot be read.
@@ -236,23 +236,23 @@ def look(uri: str, store: Path, grid: Sequence[PlannedCell]) -> None:
 
 
 def check_remote(remote: Remote) -> None:
-    """Makes a remote a store where it is none, and checks that it can be written to.
+    """Makes a remote a store if it is not one yet, and checks that it can be written to.
 
     Raises:
-        InputError: it does not answer, refuses, or is a store of another version.
+        InputError: the remote does not answer, refuses, or is a store of another version.
     """
     try:
         remote.check_bucket()
         if remote.read(VERSION_FILE) not in (None, version_text().encode()):
             raise InputError(f"remote {remote.uri}: is a store of another version (allowed: {VERSION})")
-        # Also where it is there: whether it can be written to is seen now, not after the first checkpoint.
+        # Written even if it exists: this shows now, not after the first checkpoint, whether writing works.
         remote.write(VERSION_FILE, version_text().encode())
     except OSError as error:
         raise InputError(f"remote {remote.uri}: cannot be used: {one_line(error)}") from None
 
 
 class _RemoteFlag(StopFlag):
-    """A flag that trials on other machines see, too."""
+    """A flag that trials on other machines can see, too."""
 
     def __init__(self, path: Path, sweep: RemoteSweep) -> None:
         super().__init__(path)

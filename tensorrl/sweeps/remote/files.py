@@ -1,6 +1,6 @@
-"""A remote: where machines without a shared folder keep one store, in a bucket or a folder that all of them mount.
+"""A remote: one store for machines without a shared folder, in a bucket or in a folder that all of them mount.
 
-A remote holds what a store does, under the same names, so that copying it whole gives a store. Files appear whole.
+A remote holds the same files as a store, under the same names, so a full copy of it is a store. Writes are atomic.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from tensorrl.uris import holds_secret
 
 REMOTE_VARIABLE = "TENSORRL_REMOTE"
 PATIENCE = 600.0
-"""Seconds that a sweep or a trial goes without its remote before it gives up."""
+"""Seconds for which a sweep or a trial retries its remote before it gives up."""
 _AT_ONCE = 16
 _ENVIRONMENT = {
-    # Arrow's S3 client, by which Tune writes its own files, would send checksums in a form that few stores but Amazon's
-    # own understand.
+    # Otherwise Arrow's S3 client, with which Tune writes its own files, sends checksums in a form that few stores
+    # besides Amazon's understand.
     "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
     "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
 }
@@ -35,16 +35,16 @@ Result = TypeVar("Result")
 
 
 class Remote:
-    """The files of a remote, by names relative to it, with slashes. No name leads out of it.
+    """The files of a remote, by relative names with slashes. No name can point outside the remote.
 
-    Credentials and endpoints are taken from the environment, as each kind of store has it (`AWS_ACCESS_KEY_ID`,
+    Credentials and endpoints come from the usual environment variables of each kind of store (`AWS_ACCESS_KEY_ID`,
     `AWS_ENDPOINT_URL`, …).
 
     Args:
-        uri: s3://BUCKET/PREFIX, gs://…, abfss://…, file:///FOLDER; or what fsspec can read.
+        uri: s3://BUCKET/PREFIX, gs://…, abfss://…, file:///FOLDER, or any URI that fsspec can read.
 
     Raises:
-        InputError: nothing is known by this URI, or it holds a password.
+        InputError: the kind of URI is unknown, or the URI holds a password.
     """
 
     def __init__(self, uri: str) -> None:
@@ -62,15 +62,15 @@ class Remote:
         return parts._replace(path=f"{parts.path.rstrip('/')}/{name}").geturl()
 
     def check_bucket(self) -> None:
-        """Looks for the bucket, which in listings cannot be told from an empty one.
+        """Checks that the bucket exists, because a listing does not distinguish a missing bucket from an empty one.
 
         Raises:
-            OSError: there is none, or the remote does not answer or refuses.
+            OSError: the bucket does not exist, or the remote does not answer or refuses.
         """
         self._kind.check()
 
     def read(self, name: str) -> bytes | None:
-        """Returns a file's bytes, or None where there is no such file.
+        """Returns a file's bytes, or None if there is no such file.
 
         Raises:
             OSError: the remote does not answer or refuses.
@@ -79,7 +79,7 @@ class Remote:
         return None if held is None else held.content
 
     def look(self, name: str) -> Held | None:
-        """Returns a file as `swap` takes it, or None where there is no such file.
+        """Returns a file in the form that `swap` takes, or None if there is no such file.
 
         Raises:
             OSError: the remote does not answer or refuses.
@@ -87,7 +87,7 @@ class Remote:
         return self._kind.look(inner(name, where=self._where))
 
     def write(self, name: str, content: bytes) -> None:
-        """Writes a file, which appears whole or not at all.
+        """Writes a file atomically.
 
         Raises:
             OSError: the remote does not answer or refuses.
@@ -95,15 +95,15 @@ class Remote:
         self._kind.write(inner(name, where=self._where), content)
 
     def swap(self, name: str, content: bytes, held: Held | None) -> bool:
-        """Writes a file if it is still as it was: of all who looked at one moment, one gets through.
+        """Writes a file if it has not changed since `look`: if several callers have seen the same state, one succeeds.
 
         Args:
-            name: the file's.
-            content: unlike any that was written there before.
-            held: what `look` returned.
+            name: the file's name.
+            content: the new content, different from all content written there before.
+            held: the value that `look` returned.
 
         Returns:
-            Whether it was written. Where an answer was lost it may be there all the same.
+            Whether the file was written. It may have been written even if the answer was lost.
 
         Raises:
             OSError: the remote does not answer or refuses, or can only be read.
@@ -111,15 +111,15 @@ class Remote:
         return self._kind.swap(inner(name, where=self._where), content, held)
 
     def remove(self, name: str) -> None:
-        """Removes a file where it can: what stays costs space and is never read."""
+        """Removes a file if possible; a file that stays takes space but is never read."""
         with suppress(OSError):
             self._kind.remove(inner(name, where=self._where))
 
     def names(self, below: str = "") -> list[str]:
-        """Returns the names of all files below a folder of the remote, sorted; none where there is no such folder.
+        """Returns the sorted names of all files below a folder of the remote; empty if there is no such folder.
 
         Raises:
-            InputError: a name leads out of the remote.
+            InputError: a name points outside the remote.
             OSError: the remote does not answer or refuses.
         """
         found = self._kind.names(inner(below, where=self._where) if below else "")
@@ -127,15 +127,15 @@ class Remote:
 
 
 def patiently(work: Callable[[], Result], *, seconds: float = PATIENCE, pause: float = 5.0) -> Result:
-    """Does work with a remote, again and again while that does not answer.
+    """Calls `work`, and repeats it while the remote does not answer.
 
     Args:
-        work: what is safe to repeat.
-        seconds: for how long to try.
+        work: a function that is safe to repeat.
+        seconds: how long to retry.
         pause: seconds between two tries.
 
     Raises:
-        OSError: the last try's, or at once where this machine's disk is full.
+        OSError: the error of the last try; raised without a retry if this machine's disk is full.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -149,10 +149,10 @@ def patiently(work: Callable[[], Result], *, seconds: float = PATIENCE, pause: f
 
 
 def at_once(work: Callable[[str], None], names: Iterable[str]) -> None:
-    """Does work for many files side by side: each waits for the network most of the time.
+    """Calls `work` for many files in parallel, because each mostly waits for the network.
 
     Raises:
-        Exception: the first that `work` raised, after the others ended.
+        Exception: the first error that `work` raised, after the other calls ended.
     """
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="remote") as pool:
         list(pool.map(work, names))

@@ -1,7 +1,7 @@
-"""What a remote lies on: a bucket, a folder that machines mount, or anything else that can be read.
+"""Kinds of storage behind a remote: a bucket, a folder that machines mount, or anything else that can be read.
 
-Each kind reads, writes and lists files by names that were checked, and has one operation that makes claims exact:
-`swap` writes a file only if it is as it was when it was looked at.
+Each kind reads, writes and lists files by checked names. One operation makes claims exact: `swap` writes a file only if
+it has not changed since it was looked at.
 """
 
 from __future__ import annotations
@@ -30,54 +30,54 @@ _ONLY_READ = f"is only read, because no claim there could be exact (allowed for 
 _NO_BUCKET = re.compile("NoSuchBucket|ContainerNotFound|bucket does not exist")
 _OPTIONS = ("endpoint_override", "region", "scheme")
 _LOCK = ".lock"
-# What fails is tried again by whoever asked, for as long as that makes sense.
+# No retries here: the caller retries as long as that makes sense.
 _CLIENT: Any = {"timeout": "120s", "connect_timeout": "10s", "allow_http": True}
 _RETRIES: Any = {"max_retries": 2}
 
 
 class Held(NamedTuple):
-    """A file as it was at one moment: its content, and what tells this writing of it from all others."""
+    """The state of a file at one moment: its content, and a tag that distinguishes this write from all others."""
 
     content: bytes
     e_tag: str | None
 
 
 class Kind(Protocol):
-    """Files by their names. Each method raises OSError where what is behind it does not answer or refuses."""
+    """Files by their names. Each method raises OSError if the storage does not answer or refuses."""
 
     def check(self) -> None:
-        """Looks whether what must be there before anything can be written is there.
+        """Checks that the storage (a bucket, say) exists.
 
         Raises:
-            FileNotFoundError: it is not.
+            FileNotFoundError: it does not exist.
         """
 
     def look(self, name: str) -> Held | None:
-        """Returns a file, or None where there is none."""
+        """Returns a file, or None if it does not exist."""
 
     def write(self, name: str, content: bytes) -> None:
-        """Writes a file, which appears whole or not at all."""
+        """Writes a file atomically."""
 
     def swap(self, name: str, content: bytes, held: Held | None) -> bool:
-        """Writes a file if it is still as it was held (None: not there); returns whether it did."""
+        """Writes a file if its state is still `held` (None: it does not exist); returns whether it was written."""
 
     def remove(self, name: str) -> None:
-        """Removes a file, if it is there."""
+        """Removes a file, if it exists."""
 
     def names(self, below: str) -> list[str]:
-        """Returns the names of all files below a folder, which may be empty; nothing is said of their order."""
+        """Returns the names of all files below a folder, in any order; `below` may be empty."""
 
 
 def open_kind(uri: str) -> Kind:
-    """Returns what a remote's URI stands for.
+    """Opens the storage that a remote's URI names.
 
     Raises:
-        InputError: nothing is known by this URI.
+        InputError: the kind of URI is unknown.
     """
     try:
         parts = urlsplit(uri)
     except ValueError as error:
-        # Without the URI, which may hold a password where none can be found in it.
+        # The message omits the URI, because a password in it cannot be found and hidden.
         raise InputError(f"remote: is no URI: {error} (allowed: {_ALLOWED})") from None
     if not parts.scheme or "://" not in uri:
         raise InputError(f"remote {uri!r}: is no URI (allowed: {_ALLOWED})")
@@ -94,7 +94,7 @@ def open_kind(uri: str) -> Kind:
 
 
 class _Folder:
-    """A folder that all machines mount. What makes `swap` exact is a lock, which must hold between them."""
+    """A folder that all machines mount. A file lock makes `swap` exact; it must work between the machines."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -133,7 +133,7 @@ class _Folder:
 
 
 class _Bucket:
-    """A bucket of S3 or its kin, of Google or of Azure, by obstore: its conditional `put` makes `swap` exact."""
+    """A bucket of S3 (or a compatible store), Google or Azure, by obstore: its conditional `put` makes `swap` exact."""
 
     def __init__(self, uri: str) -> None:
         import obstore.store
@@ -201,13 +201,13 @@ class _Bucket:
 
         with _as_os_error():
             found = {each["path"]: each["size"] for page in obstore.list(self._store, below or None) for each in page}
-        # Arrow, by which Tune writes, leaves empty objects in the place of folders.
+        # Arrow, with which Tune writes, creates empty objects in place of folders.
         above = {"", *(name[:at] for name in found for at, letter in enumerate(name) if letter == "/")}
         return [name for name, size in found.items() if size or name not in above]
 
 
 class _Readable:
-    """What fsspec can read, such as an archive. Nothing is written there: claims on it could not be exact."""
+    """Storage that fsspec can read, such as an archive. It is read-only, because claims on it could not be exact."""
 
     def __init__(self, uri: str) -> None:
         import fsspec
@@ -244,7 +244,7 @@ class _Readable:
 
 
 def _s3_login(uri: str) -> dict[str, Any]:
-    """Returns what obstore does not find by itself: Arrow's options of the URI, profiles, and a bucket's region.
+    """Returns the settings that obstore does not find itself: Arrow's URI options, profiles, and a bucket's region.
 
     Raises:
         InputError: an option of the URI is unknown.
@@ -258,7 +258,7 @@ def _s3_login(uri: str) -> dict[str, Any]:
         found["endpoint"] = f"{options.get('scheme', 'https')}://{options['endpoint_override']}"
     region = options.get("region") or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if "AWS_ACCESS_KEY_ID" not in os.environ and os.environ.get("AWS_SKIP_SIGNATURE", "").lower() != "true":
-        # Profiles, single sign-on, roles of machines: as all tools of Amazon's find them.
+        # Profiles, single sign-on and instance roles, found in the same way as by Amazon's own tools.
         import boto3
         from obstore.auth.boto3 import Boto3CredentialProvider
 
@@ -272,7 +272,7 @@ def _s3_login(uri: str) -> dict[str, Any]:
 
 @contextmanager
 def _as_os_error() -> Iterator[None]:
-    """Turns the errors of obstore and fsspec into OSError, which callers wait out or report."""
+    """Turns errors of obstore and fsspec into OSError, which callers retry or report."""
     try:
         yield
     except FileNotFoundError as error:
@@ -284,6 +284,6 @@ def _as_os_error() -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    """Returns what an error says, without obstore's account of its own data structures and without XML's tags."""
+    """Returns an error's message without obstore's dump of its data structures and without XML tags."""
     said = str(error).partition("\n\nDebug source")[0]
     return " ".join(re.sub(r"<\?.*?\?>|<[^<>]*>", " ", said).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""`tensorrl pull`: what a remote holds becomes a store here."""
+"""`tensorrl pull`: copies the content of a remote into a local store."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _LEFT_THERE = ("tune/", "driver.json", "stop")
 
 
 def pull(uri: str, store: Path, *, checkpoints: bool = False) -> dict[str, Any]:
-    """Brings the cells and sweeps of a remote into a store, where they go further than what that holds.
+    """Copies the cells and sweeps of a remote into a store, if they are further on than those in the store.
 
     A cell that a process of this machine runs is left alone.
 
     Args:
-        uri: of the remote.
-        store: the store, created where it is missing.
-        checkpoints: bring checkpoints, too: tens of MiB a cell.
+        uri: the remote's URI.
+        store: the store, created if it does not exist.
+        checkpoints: copy checkpoints, too: tens of MiB per cell.
 
     Returns:
-        How many `cells` the remote has, how many of them are `finished`, and the names of its `sweeps`.
+        The number of `cells` in the remote, how many of them are `finished`, and the names of its `sweeps`.
 
     Raises:
         InputError: the remote cannot be read or holds no store, or the store here cannot be written to.

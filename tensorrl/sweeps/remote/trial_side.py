@@ -1,4 +1,4 @@
-"""A cell's traffic with a remote while it trains: its claim, its checkpoints, and whether the sweep is to stop."""
+"""A trial's exchange with a remote while it trains: its claim, its checkpoints, and the sweep's request to stop."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _log = logging.getLogger(__name__)
 
 
 class Exchange:
-    """One cell's copy in a remote, kept up beside its training, which never waits for it.
+    """Keeps one cell's copy in a remote up to date in the background. Training never waits for it.
 
     Args:
         remote: the remote.
         store: the store of this machine.
         name: the cell's folder in both.
-        claim: name of the file by which a machine claims the cell.
-        stop: name of the file that says whether the sweep is to stop.
+        claim: the name of the file with which a machine claims the cell.
+        stop: the name of the file that says whether the sweep must stop.
     """
 
     def __init__(self, remote: Remote, store: Path, name: str, *, claim: str, stop: str) -> None:
@@ -43,7 +43,7 @@ class Exchange:
         self._sent = ""
 
     def begin(self) -> bool:
-        """Claims the cell and brings it here; returns False where another machine runs it.
+        """Claims the cell and fetches it; returns False if another machine runs it.
 
         Raises:
             OSError: the remote did not answer for ten minutes.
@@ -59,15 +59,15 @@ class Exchange:
 
     @property
     def lost(self) -> bool:
-        """Whether another machine took the cell over."""
+        """Whether another machine has taken over the cell."""
         return self._claim.lost
 
     def asked(self) -> bool:
-        """Whether the trial is to checkpoint and leave."""
+        """Returns whether the trial must write a checkpoint and stop."""
         return self._asked or self.lost
 
     def finish(self) -> None:
-        """Sends what is left, unless another machine took the cell over.
+        """Sends what is left, unless another machine has taken over the cell.
 
         Raises:
             OSError: the remote did not answer for ten minutes.
@@ -122,6 +122,6 @@ class Exchange:
                     recorded = now
                 pause = _POLL_SECONDS
             except OSError as error:
-                # Also where the trial has removed an old checkpoint in between.
+                # This also happens if the trial has removed an old checkpoint in between.
                 _log.info("%s: %s; tried again", self.copy.name, error)
                 pause = _LOOK_SECONDS

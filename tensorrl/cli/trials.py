@@ -119,12 +119,24 @@ def evaluate_command(
 def export_policy_command(
     run: Annotated[Path, typer.Argument(metavar="RUN|CHECKPOINT", help="A run's folder, or one checkpoint in it.")],
     out: Annotated[Path, typer.Option(help="FILE.onnx.")],
+    mlflow_model: Annotated[
+        Path | None, typer.Option(help="A new folder: the same as an MLflow model, for `mlflow.pyfunc.load_model`.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write the greedy policy as an ONNX model: a stack of frames in, the action and Q-values out."""
     from tensorrl.trial.policy_export import export_policy
 
+    if mlflow_model is not None and mlflow_model.exists():
+        raise InputError(f"--mlflow-model {mlflow_model}: exists already (allowed: a new folder)")
+    if mlflow_model is not None and not mlflow_model.parent.is_dir():
+        raise InputError(f"--mlflow-model {mlflow_model}: no such folder around it")
     found = export_policy(run, out)
+    if mlflow_model is not None:
+        from tensorrl import games
+        from tensorrl.tracking.model import save_policy
+
+        save_policy(out.read_bytes(), mlflow_model, actions=games.get(found["game"]).actions)
     if as_json:
         print_json(found)
         return

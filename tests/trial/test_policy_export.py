@@ -12,7 +12,9 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from tensorrl import games
+from tensorrl.cli.trials import export_policy_command
 from tensorrl.environments.evaluation import play_episodes
+from tensorrl.errors import InputError
 from tensorrl.networks.qnetwork import QNetwork
 from tensorrl.tracking.model import save_policy
 from tensorrl.trial import policy_export, variants
@@ -109,3 +111,10 @@ def test_a_scattering_policy_s_file_holds_each_fixed_filter_once() -> None:
     constants = [node.attribute[0].SerializeToString() for node in model.graph.node if node.op_type == "Constant"]
     assert len(constants) == len(set(constants))
     assert model.ByteSize() < 4 * spec.total_coefficients() + 500_000
+
+
+def test_a_folder_for_the_mlflow_model_must_be_new(tmp_path: Path) -> None:
+    out = tmp_path / "policy.onnx"
+    with pytest.raises(InputError, match=r"--mlflow-model .*: exists already \(allowed: a new folder\)"):
+        export_policy_command(tmp_path, out, mlflow_model=tmp_path)
+    assert not out.exists()

@@ -103,12 +103,16 @@ def test_after_an_exploit_the_optimizer_has_the_trials_rate(tmp_path):
     """Population-based training over `lr`: every result says the rate of its trial's config and of its optimizer."""
     from ray.tune.schedulers import PopulationBasedTraining
 
-    seen = []
+    seen, chosen = [], {}
 
     class Watch(tune.Callback):
+        def on_step_begin(self, iteration, trials, **info):
+            # A scheduler hears of a result before a callback does, and may give the trial its next rate at once.
+            chosen.update({trial.trial_id: trial.config["lr"] for trial in trials})
+
         def on_trial_result(self, iteration, trials, trial, result, **info):
             learned = result["learners"]["default_policy"]
-            seen.append((trial.trial_id, trial.config["lr"], result["config"]["lr"],
+            seen.append((trial.trial_id, chosen[trial.trial_id], result["config"]["lr"],
                          learned["default_optimizer_learning_rate"]))  # fmt: skip
 
     scheduler = PopulationBasedTraining(

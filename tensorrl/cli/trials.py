@@ -89,7 +89,7 @@ def evaluate_command(
     checkpoint: Annotated[Path, typer.Argument(help="A run's folder, or one checkpoint in it.")],
     episodes: Annotated[int, typer.Option(min=1, max=10_000, help="Full games to play.")] = 10,
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of no-ops and random actions.")] = 0,
-    video: Annotated[Path | None, typer.Option(help="Write the first game to FILE.mp4 or FILE.gif.")] = None,
+    video: Annotated[Path | None, typer.Option(help="Film the first game in FILE.mp4 or FILE.gif.")] = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:

@@ -18,13 +18,15 @@ Frames = npt.NDArray[np.uint8]
 """(envs, 1, 84, 84)."""
 
 
-def make_vector_env(game: str, count: int, *, threads: int) -> AtariVectorEnv:
+def make_vector_env(game: str, count: int, *, threads: int, **view: Any) -> AtariVectorEnv:
     """ALE's vector environment with the settings of data-efficient Rainbow, single frames, true rewards.
 
     Grey 84×84, action repeat 4 with the maximum of the last two frames, up to 30 no-ops, 108,000 frames a game, no
     sticky actions, minimal action set, no FIRE at reset. `life_loss_info` reports a lost life as terminated and plays
-    on; `episodic_life` would start the whole game anew.
+    on; `episodic_life` would start the whole game anew. `view` replaces what is seen and how often (see
+    `tensorrl.environments.screen`), never how the game goes.
     """
+    seen = {"stack_num": 1, "frameskip": ACTION_REPEAT, "maxpool": True, "life_loss_info": True} | view
     return AtariVectorEnv(
         game,
         count,
@@ -32,14 +34,11 @@ def make_vector_env(game: str, count: int, *, threads: int) -> AtariVectorEnv:
         max_num_frames_per_episode=MAX_FRAMES,
         repeat_action_probability=0.0,
         full_action_space=False,
-        stack_num=1,
-        frameskip=ACTION_REPEAT,
-        maxpool=True,
         noop_max=30,
         episodic_life=False,
-        life_loss_info=True,
         reward_clipping=False,
         use_fire_reset=False,
+        **seen,
     )
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from tensorrl.environments.atari import Frame, Frames, action_count, game_seed, make_vector_env
+from tensorrl.environments.atari import Frames, action_count, game_seed, make_vector_env
 
 Observe = Callable[[npt.NDArray[np.uint8], npt.NDArray[np.bool_]], npt.NDArray[np.int64]]
 """Frames (envs, 84, 84) uint8 and which of them begin a game (envs,) → greedy actions (envs,)."""
@@ -32,7 +32,7 @@ def play_episodes(
     epsilon: float = 0.001,
     envs: int = 16,
     threads: int = 1,
-    on_frame: Callable[[Frame], None] | None = None,
+    on_action: Callable[[int], None] | None = None,
     on_episode: Callable[[int], None] | None = None,
 ) -> list[Episode]:
     """Plays full games with an ε-greedy policy and returns them in the order of their seeds.
@@ -48,7 +48,7 @@ def play_episodes(
         epsilon: probability of a random action.
         envs: games at once, at most.
         threads: of ALE.
-        on_frame: called with every frame (84, 84) of the first episode, as for a video.
+        on_action: called with every action of the first episode while ALE plays it, as for a film.
         on_episode: called with how many episodes are over, whenever one more is.
     """
     envs = min(envs, episodes)
@@ -64,13 +64,13 @@ def play_episodes(
     begins = np.ones(envs, dtype=bool)
     try:
         while any(k >= 0 for k in playing):
-            if on_frame is not None and playing[0] == 0:
-                on_frame(frames[0])
             actions = policy(frames, begins)
             for slot, explorer in enumerate(explorers):
                 if explorer.random() < epsilon:
                     actions[slot] = explorer.integers(count)
             env.send(actions)
+            if on_action is not None and playing[0] == 0:
+                on_action(int(actions[0]))
             observed, rewards, terminated, truncated, info = env.recv()
             frames = observed[:, 0].copy()
             scores += rewards

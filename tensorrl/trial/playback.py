@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tensorrl import files, games, system
-from tensorrl.environments.atari import ACTION_REPEAT, Frame
+from tensorrl import games, system
 from tensorrl.errors import InputError
 from tensorrl.networks.qnetwork import QNetwork
 from tensorrl.networks.spec import NetworkSpec
 from tensorrl.trial import checkpoints
+from tensorrl.trial.film import FORMATS, filming
 from tensorrl.trial.manifest import CHECKPOINTS
 from tensorrl.trial.settings import Settings
 from tensorrl.trial.training import evaluate
-
-_ZOOM = 4
-_FRAMES_PER_SECOND = 60 // ACTION_REPEAT
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -71,7 +69,7 @@ def evaluate_checkpoint(
         path: a run's folder, or a checkpoint.
         episodes: how many games.
         seed: of no-ops and random actions.
-        video: where to film the first game, .mp4 or .gif.
+        video: where to film the first game, .mp4 or .gif; it is written as the game is played.
         threads: of PyTorch and ALE.
         on_episode: called with how many games are over, whenever one more is.
 
@@ -83,24 +81,24 @@ def evaluate_checkpoint(
     """
     if episodes < 1:
         raise InputError(f"--episodes {episodes}: at least 1")
-    if video is not None and video.suffix not in (".mp4", ".gif"):
-        raise InputError(f"--video {video}: the name must end in .mp4 or .gif")
+    if video is not None and video.suffix not in FORMATS:
+        raise InputError(f"--video {video}: the name must end in {' or '.join(FORMATS)}")
     if video is not None and not video.parent.is_dir():
         raise InputError(f"--video {video}: no such folder")
+    if video is not None and video.is_dir():
+        raise InputError(f"--video {video}: is a folder")
     network, about = load_network(path)
-    frames: list[Frame] = []
-    played = evaluate(
-        network,
-        about["game"],
-        episodes=episodes,
-        seed=seed,
-        epsilon=Settings.model_fields["evaluation_epsilon"].default,
-        threads=system.use_threads(threads),
-        on_frame=(lambda frame: frames.append(frame.copy())) if video else None,
-        on_episode=on_episode,
-    )
-    if video is not None:
-        write_video(video, frames)
+    with nullcontext() if video is None else filming(video, about["game"], seed) as film:
+        played = evaluate(
+            network,
+            about["game"],
+            episodes=episodes,
+            seed=seed,
+            epsilon=Settings.model_fields["evaluation_epsilon"].default,
+            threads=system.use_threads(threads),
+            watch=film,
+            on_episode=on_episode,
+        )
     mean = float(np.mean([episode.score for episode in played]))
     return {
         "game": about["game"],
@@ -110,15 +108,3 @@ def evaluate_checkpoint(
         "human_normalized": games.human_normalized(about["game"], mean),
         "episodes": [episode._asdict() for episode in played],
     }
-
-
-def write_video(path: Path, frames: list[Frame]) -> None:
-    """Writes frames (84, 84) uint8, enlarged, at the game's own speed; whole or not at all."""
-    import imageio.v2 as imageio
-
-    images: list[Any] = [np.kron(frame, np.ones((_ZOOM, _ZOOM), np.uint8)) for frame in frames]
-    with files.replacing(path, sync=False, keep_suffix=True) as draft:
-        if path.suffix == ".gif":
-            imageio.mimsave(draft, images, duration=1000 / _FRAMES_PER_SECOND, loop=0)
-        else:
-            imageio.mimsave(draft, images, fps=_FRAMES_PER_SECOND, macro_block_size=2)

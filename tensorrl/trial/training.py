@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -264,6 +265,8 @@ class StackedPolicy:
         self._stacks: Tensor | None = None
         self._asked: Tensor | None = None
         self._actions = np.empty(0, dtype=np.int64)
+        self.q_values: npt.NDArray[np.float32] = np.empty((0, 0), dtype=np.float32)
+        """(envs, actions), what the actions of the last call were chosen by."""
 
     @torch.no_grad()
     def __call__(self, frames: npt.NDArray[np.uint8], begins: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
@@ -277,19 +280,33 @@ class StackedPolicy:
         if begins.any():
             self._stacks[torch.from_numpy(begins).to(self.device), :-1] = 0
         if self._asked is None or not torch.equal(self._stacks, self._asked):
-            actions = self.network.q_values(self.network(self._stacks)).argmax(1)
-            self._asked, self._actions = self._stacks, actions.cpu().numpy().astype(np.int64)
+            values = self.network.q_values(self.network(self._stacks))
+            self._asked, self._actions = self._stacks, values.argmax(1).cpu().numpy().astype(np.int64)
+            self.q_values = values.cpu().numpy()
         return self._actions.copy()
 
 
 def evaluate(
-    network: QNetwork, game: str, *, episodes: int, seed: int, epsilon: float, threads: int = 1, **options: Any
+    network: QNetwork,
+    game: str,
+    *,
+    episodes: int,
+    seed: int,
+    epsilon: float,
+    threads: int = 1,
+    watch: Callable[[int, npt.NDArray[np.float32]], None] | None = None,
+    **options: Any,
 ) -> list[Episode]:
-    """Plays full games with a network's mean (no noise); see `play_episodes` for the options."""
+    """Plays full games with a network's mean (no noise); see `play_episodes` for the options.
+
+    `watch` is called at every step of the first game with the action and the Q-values (actions,) of all.
+    """
     training = network.training
     network.eval()
     try:
         policy = StackedPolicy(network)
+        if watch is not None:
+            options["on_action"] = lambda action: watch(action, policy.q_values[0])
         return play_episodes(game, policy, episodes=episodes, seed=seed, epsilon=epsilon, threads=threads, **options)
     finally:
         network.train(training)

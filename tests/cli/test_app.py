@@ -155,6 +155,8 @@ def test_train_leaves_a_whole_record(trained):
 
 
 def test_evaluate_plays_and_films(trained, tmp_path):
+    from imageio_ffmpeg import read_frames
+
     for suffix in (".gif", ".mp4"):
         video = tmp_path / f"game{suffix}"
         done = run("evaluate", trained[0], "--episodes", 1, "--video", video, "--json", "--threads", 1)
@@ -162,6 +164,9 @@ def test_evaluate_plays_and_films(trained, tmp_path):
         assert result["agent_steps"] == 200
         assert len(result["episodes"]) == 1
         assert video.stat().st_size > 1_000
+        filmed = next(read_frames(str(video)))
+        assert filmed["size"] == (320, 210)
+        assert filmed["fps"] == pytest.approx(15, abs=0.5)
 
 
 @pytest.mark.slow

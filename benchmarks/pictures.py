@@ -1,0 +1,87 @@
+"""Pictures for the pages, each from a trained agent.
+
+    python -m benchmarks.pictures film RUN --out docs/figures/film.png [--step N] [--seed S] [--zoom Z]
+
+`film` plays one game as `tensorrl evaluate RUN --episodes 1 --seed S --video FILE.mp4` does, and keeps the film's frame
+of agent step N (the middle of the game where N is not given).
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from PIL import Image
+
+from tensorrl import files
+from tensorrl.environments.atari import game_seed
+from tensorrl.environments.screen import Screen
+from tensorrl.trial.film import Film
+from tensorrl.trial.playback import load_network
+from tensorrl.trial.settings import Settings
+from tensorrl.trial.training import evaluate
+
+
+def main() -> None:
+    options = parse()
+    step, score = film_frame(options.run, options.out, step=options.step, seed=options.seed, zoom=options.zoom)
+    print(f"{options.out}: agent step {step:,}, score {score:g}, {options.out.stat().st_size / 1000:.0f} kB")
+
+
+def parse() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    film = parser.add_subparsers(dest="picture", required=True).add_parser("film", help="one frame of a film")
+    film.add_argument("run", type=Path, help="a run's folder, or a checkpoint")
+    film.add_argument("--out", type=Path, required=True, metavar="FILE.png")
+    film.add_argument("--step", type=int, help="agent step (default: the middle of the game)")
+    film.add_argument("--seed", type=int, default=0, help="of the game (default: 0)")
+    film.add_argument("--zoom", type=int, default=2, help="pixels to a pixel, each way (default: 2)")
+    return parser.parse_args()
+
+
+def film_frame(run: Path, out: Path, *, step: int | None, seed: int, zoom: int) -> tuple[int, float]:
+    """Writes one frame of a film as PNG.
+
+    Args:
+        run: a run's folder, or a checkpoint.
+        out: the file.
+        step: agent step of the frame; None for the middle of the game.
+        seed: of the evaluation, whose first game it is.
+        zoom: pixels to a pixel, each way.
+
+    Returns:
+        The frame's agent step, and the score that it shows.
+
+    Raises:
+        InputError: there is no checkpoint.
+        ValueError: the game has no such step.
+    """
+    network, about = load_network(run)
+    epsilon = Settings.model_fields["evaluation_epsilon"].default
+    if step is None:
+        step = evaluate(network, about["game"], episodes=1, seed=seed, epsilon=epsilon)[0].steps // 2
+    kept: dict[int, tuple[Screen, float]] = {}
+
+    def keep(frame: Screen) -> None:
+        if film.steps == step:
+            kept[step] = frame, film.game.score
+
+    film = Film(about["game"], game_seed(seed, 0), keep)
+    try:
+        evaluate(network, about["game"], episodes=1, seed=seed, epsilon=epsilon, watch=film)
+        film.finish()
+    finally:
+        film.close()
+    if step not in kept:
+        raise ValueError(f"--step {step}: the game has {film.steps} agent steps")
+    frame, score = kept[step]
+    image = Image.fromarray(frame)
+    image = image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST)
+    with files.replacing(out, sync=False, keep_suffix=True) as draft:
+        image.quantize(256, dither=Image.Dither.NONE).save(draft, optimize=True)
+    return step, score
+
+
+if __name__ == "__main__":
+    main()

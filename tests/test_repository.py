@@ -111,7 +111,7 @@ OF_EXTRAS = {"onnx": {"trial/policy_export.py", "tracking/model.py"}}
 
 def test_every_third_party_import_is_a_declared_requirement() -> None:
     # Where the import is not called what the requirement is; pydantic requires one exact pydantic_core.
-    distributions = {"yaml": "pyyaml", "pydantic_core": "pydantic"}
+    distributions = {"yaml": "pyyaml", "PIL": "pillow", "pydantic_core": "pydantic"}
     imported = set()
     extras = {
         module: {canonicalize_name(Requirement(line).name) for line in _project()[extra]}

@@ -1,4 +1,4 @@
-"""`python -m tensorrl`: the command line by the interpreter that is named."""
+"""`python -m tensorrl`: runs the command line with a chosen interpreter."""
 
 from tensorrl.cli.app import main
 

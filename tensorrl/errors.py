@@ -1,4 +1,4 @@
-"""The one error a user can cause, and how it is worded: what, where, what is allowed, the nearest valid name."""
+"""The error for bad input, and its wording: what, where, what is allowed, the nearest valid name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LONG_WORD = re.compile(r"\S{401,}")
 
 class _Repr(reprlib.Repr):
     def repr_str(self, x: str, level: int) -> str:
-        # Before it is cut, which could part a password from what shows that it is one.
+        # Passwords are hidden before the text is cut, because a cut could remove what marks them as passwords.
         return super().repr_str(redact(x), level)
 
 
@@ -30,9 +30,9 @@ _REPR.maxlong = 60
 
 
 class InputError(ValueError):
-    """Bad input from outside: the command line prints its message as one line and exits with code 2.
+    """Bad input from a user or a file: the command line prints the message as one line and exits with code 2.
 
-    The message is made printable and short, whatever names and values it quotes.
+    The message is always printable and short, whatever names and values it quotes.
     """
 
     def __init__(self, message: str = "") -> None:
@@ -40,9 +40,9 @@ class InputError(ValueError):
 
 
 def one_line(text: str) -> str:
-    """Returns a text as one printable line, control characters escaped, the middle of a very long one left out.
+    """Returns a text as one printable line: control characters are escaped, and a very long text loses its middle.
 
-    Passwords of URIs in it are hidden.
+    Passwords of URIs in the text are hidden.
     """
     text = redact(text)
     text = _shortened(_LONG_WORD.sub(lambda word: _shortened(word[0], MOST_OF_A_VALUE), text), _MOST_OF_A_MESSAGE)
@@ -53,11 +53,11 @@ def one_line(text: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """Returns how a message shows a bad value: as Python writes it, at most `MOST_OF_A_VALUE` characters of it."""
+    """Returns a bad value as a message shows it: in Python's notation, at most `MOST_OF_A_VALUE` characters."""
     try:
         text = _REPR.repr(value)
     except ValueError:
-        # Python refuses to write out whole numbers of thousands of digits.
+        # Python refuses to print integers with thousands of digits.
         text = "a number of thousands of digits"
     return _shortened(text, MOST_OF_A_VALUE)
 
@@ -66,10 +66,10 @@ def unknown(kind: str, name: str, allowed: Iterable[str], *, where: str | None =
     """Returns the error for a `name` that is not among the `allowed` names of its `kind`.
 
     Args:
-        kind: what the name stands for, e.g. "game".
-        name: what was given.
+        kind: the kind of thing that is named, e.g. "game".
+        name: the name that was given.
         allowed: every valid name.
-        where: file and field, or option, that held the name.
+        where: the file and field, or the option, with the name.
     """
     names = sorted(allowed)
     close = difflib.get_close_matches(name[:MOST_OF_A_VALUE].lower(), [n.lower() for n in names], n=1, cutoff=0.5)

@@ -1,7 +1,7 @@
-"""The one way to write a file whole, the one lock between processes, and how a full disk is known.
+"""Atomic writes, the lock between processes, and the test for a full disk.
 
-A file is written under a temporary name beside its place, a *draft*, and renamed: whoever reads the place finds the old
-content or the new one, also after a kill. A draft never counts as anything else: see `is_draft`.
+A file is written under a temporary name in the same folder, a *draft*, and then renamed. A reader therefore finds the
+old content or the new content, even after a kill. A draft is never mistaken for another file: see `is_draft`.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ _FULL_NUMBERS = (errno.ENOSPC, errno.EDQUOT)
 
 @contextmanager
 def replacing(path: Path, *, sync: bool = True, keep_suffix: bool = False) -> Iterator[Path]:
-    """Gives a draft's name; what the block wrote there, a file or a folder, takes the place of `path` when it ends.
+    """Yields the path of a draft. When the block ends, the file or folder that it wrote there replaces `path`.
 
-    Where the block raises, the draft is removed and `path` stays as it was.
+    If the block raises, the draft is removed and `path` does not change.
 
     Args:
-        path: the place. A file there is replaced; a folder must not be there, unless it is empty.
-        sync: wait until the disk has the content before it is renamed, and the new name after: what `path` then holds
-            survives a power cut. Without it a power cut may leave an empty file.
-        keep_suffix: let the draft's name end as `path` does, for a library that takes the format from the name.
+        path: the destination. An existing file is replaced; an existing folder must be empty.
+        sync: wait until the content is on the disk before the rename, and the new name after it. The new content then
+            survives a power cut; otherwise a power cut may leave an empty file.
+        keep_suffix: give the draft the suffix of `path`, for a library that takes the format from the name.
 
     Raises:
         OSError: the draft cannot be renamed.
     """
-    # No part of a long name: a draft's must stay within what a file system allows.
+    # Only the start of a long name, because the file system limits the length of the draft's name.
     name = f".{path.name[:_STEM_LETTERS]}.{uuid.uuid4().hex[:12]}{_END}{path.suffix if keep_suffix else ''}"
     draft = path.with_name(name)
     try:
@@ -51,32 +51,32 @@ def replacing(path: Path, *, sync: bool = True, keep_suffix: bool = False) -> It
 
 
 def write_bytes(path: Path, content: bytes, *, sync: bool = True) -> None:
-    """Writes a file whole; see `replacing`.
+    """Writes a file atomically; see `replacing`.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     with replacing(path, sync=sync) as draft:
         draft.write_bytes(content)
 
 
 def write_text(path: Path, text: str, *, sync: bool = True) -> None:
-    """Writes a text in UTF-8, its line ends as they are; see `write_bytes`."""
+    """Writes a text in UTF-8 without changing its line endings; see `write_bytes`."""
     write_bytes(path, text.encode(), sync=sync)
 
 
 def write_json(path: Path, value: Any, *, sync: bool = True) -> None:
-    """Writes a value as indented JSON with a last line end; see `write_bytes`."""
+    """Writes a value as indented JSON that ends with a newline; see `write_bytes`."""
     write_text(path, json.dumps(value, indent=1) + "\n", sync=sync)
 
 
 def move(draft: Path, path: Path, *, sync: bool = True) -> None:
     """Renames a finished file or folder to its place; see `replacing` for `sync`.
 
-    The files of a folder must be on the disk already where that matters: of a folder, only its own entries are synced.
+    For a folder, only its entries are synced. If its files must survive a power cut, sync them before.
 
     Raises:
-        OSError: it cannot be renamed.
+        OSError: the draft cannot be renamed.
     """
     if sync:
         sync_to_disk(draft)
@@ -86,10 +86,10 @@ def move(draft: Path, path: Path, *, sync: bool = True) -> None:
 
 
 def open_plain(path: Path) -> BinaryIO:
-    """Opens a regular file for reading; a pipe or a device, whose end may never come, is not waited for.
+    """Opens a regular file for reading. A pipe or a device is refused, because reading it may never end.
 
     Raises:
-        OSError: it is another kind of file, or cannot be opened.
+        OSError: the path is another kind of file, or cannot be opened.
     """
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -105,7 +105,7 @@ def open_plain(path: Path) -> BinaryIO:
 
 
 def sync_to_disk(path: Path) -> None:
-    """Waits until the disk has what was written to a file, or the entries of a folder.
+    """Waits until a file's content, or a folder's entries, are on the disk.
 
     Raises:
         OSError: the disk reports an error, such as being full.
@@ -118,19 +118,19 @@ def sync_to_disk(path: Path) -> None:
 
 
 def is_draft(path: Path) -> bool:
-    """Returns whether a name is a draft's: one being written, or one that a kill left."""
+    """Returns whether a path is a draft: one that is being written, or one that a kill left."""
     return _END in path.suffixes[-2:]
 
 
 def remove_drafts(folder: Path) -> None:
-    """Removes the drafts that a kill left in a folder. Nobody else may be writing there."""
+    """Removes the drafts that a kill left in a folder. No other process may be writing there."""
     for path in folder.iterdir() if folder.is_dir() else ():
         if is_draft(path):
             remove(path)
 
 
 def remove(path: Path) -> None:
-    """Removes a file, a folder with all it holds, or a symbolic link but not what it leads to, if it is there."""
+    """Removes a file, a folder with its content, or a symbolic link (but not its target), if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -143,15 +143,15 @@ class LockedError(RuntimeError):
 
 @contextmanager
 def file_lock(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Holds an exclusive lock on the file `path`; the system releases it when the process ends, however it ends.
+    """Holds an exclusive lock on the file `path`. The system releases the lock when the process ends for any reason.
 
     Args:
-        path: the lock file, created where it is missing and left in place.
-        wait: wait for another holder to let go, else raise at once.
+        path: the lock file, created if it does not exist, and left in place.
+        wait: wait for another holder to release the lock; otherwise raise immediately.
 
     Raises:
-        LockedError: another process holds it and `wait` is False.
-        OSError: the file cannot be made.
+        LockedError: another process holds the lock and `wait` is False.
+        OSError: the file cannot be created.
     """
     with path.open("a") as handle:
         try:
@@ -162,9 +162,9 @@ def file_lock(path: Path, *, wait: bool = True) -> Iterator[None]:
 
 
 def is_full(error: BaseException) -> bool:
-    """Returns whether an error, or one that led to it, says that a device has no space left.
+    """Returns whether an error, or a cause of it, says that a device has no space left.
 
-    Libraries in C++ and Rust (Arrow, safetensors) say so in words only.
+    Libraries in C++ and Rust (Arrow, safetensors) only say so in the error's text.
     """
     seen: set[int] = set()
     current: BaseException | None = error

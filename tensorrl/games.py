@@ -1,6 +1,6 @@
-"""The games of ALE: names, action counts, the scores that normalise ours, and those of published agents.
+"""The games of ALE: names, action counts, reference scores for normalisation, and scores of published agents.
 
-Importing this module reads two small files of the package and nothing else: no emulator, no Torch.
+Importing this module only reads two small files of the package. It loads neither the emulator nor PyTorch.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Game:
     """One game of ALE.
 
     Attributes:
-        name: snake case, ALE's name of the ROM; how the game is named everywhere in TensorRL.
+        name: ALE's name of the ROM, in snake case; the name of the game everywhere in TensorRL.
         title: the name in papers and in Gymnasium's ids (`ALE/<title>-v5`).
-        actions: size of ALE's minimal action set, the one agents choose from.
-        random: mean score of a uniformly random agent (an unclipped whole game), human-normalised 0. None outside
-            Atari-57, for whose games such scores are published.
-        human: mean score of a professional tester, human-normalised 1; None where `random` is.
+        actions: size of ALE's minimal action set, from which agents choose.
+        random: mean score of a uniformly random agent over full games, unclipped; human-normalised 0. None outside
+            Atari-57, because such scores are published only for its games.
+        human: mean score of a professional tester, human-normalised 1; None if `random` is None.
     """
 
     name: str
@@ -46,9 +46,9 @@ class Game:
 
 @dataclass(frozen=True)
 class PublishedScores:
-    """Mean scores of one game of Atari 100k as published for 100k agent steps (400k frames), unnormalised.
+    """Published mean scores of one game of Atari 100k after 100k agent steps (400k frames), not normalised.
 
-    The fields are the columns of `data/atari100k_scores.csv`; `data/README.md` gives each one's source and where
+    The fields are the columns of `data/atari100k_scores.csv`; `data/README.md` gives the source of each, and says where
     sources disagree. `der_rliable100_sd` is the standard deviation over 100 runs that belongs to
     `der_rliable100_mean`.
     """
@@ -75,14 +75,14 @@ PUBLISHED_COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(Publis
 
 
 def get(name: str) -> Game:
-    """Returns the game of that name.
+    """Returns the game with that name.
 
     Args:
-        name: the snake-case name, the title, or an id of Gymnasium's, in any case: "road_runner", "RoadRunner",
-            "ALE/RoadRunner-v5", "RoadRunnerNoFrameskip-v4". How a game is played does not depend on which.
+        name: the snake-case name, the title, or a Gymnasium id, in upper or lower case: "road_runner", "RoadRunner",
+            "ALE/RoadRunner-v5", "RoadRunnerNoFrameskip-v4". All of them give the same game, played the same way.
 
     Raises:
-        InputError: ALE has no such game for one player; the message names the nearest.
+        InputError: ALE has no such game for one player; the message gives the nearest name.
     """
     game = _BY_FOLDED_NAME.get(_fold(name))
     if game is None:
@@ -97,7 +97,7 @@ def human_normalized(game: Game | str, score: float) -> float | None:
 
     Args:
         game: the game, or any name that `get` accepts.
-        score: return of a whole game, unclipped; or a mean of such.
+        score: unclipped return of a full game, or a mean of such returns.
 
     Returns:
         The normalised score; None for a game outside Atari-57.
@@ -125,13 +125,13 @@ def published() -> Mapping[str, PublishedScores]:
 
 
 def published_column(column: str) -> dict[str, float]:
-    """Returns one published column, by snake-case name of the games of Atari 100k.
+    """Returns one column of the published scores, by the game's snake-case name.
 
     Args:
         column: one of `PUBLISHED_COLUMNS`, e.g. "der_paper".
 
     Raises:
-        InputError: no such column; the message names the nearest.
+        InputError: there is no such column; the message gives the nearest name.
     """
     if column not in PUBLISHED_COLUMNS:
         raise unknown("column of published scores", column, PUBLISHED_COLUMNS)
@@ -142,7 +142,7 @@ _ID = re.compile(r"(?:ALE/)?(.*?)(?:NoFrameskip|Deterministic)?(?:-v\d+)?", re.I
 
 
 def _plain(name: str) -> str:
-    """A name without what Gymnasium's ids put around it."""
+    """Removes the prefix and suffix of a Gymnasium id from a name."""
     match = _ID.fullmatch(name.strip())
     return match[1] if match else name
 
@@ -170,6 +170,6 @@ GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "atari-57": tuple(name for name, game in ALE_GAMES.items() if game.human is not None),
     }
 )
-"""Names of games that are named together."""
+"""Groups of games, by the group's name."""
 
 _BY_FOLDED_NAME: dict[str, Game] = {_fold(game.title): game for game in ALE_GAMES.values()}

@@ -1,4 +1,4 @@
-"""The machine: threads, devices, memory. What a trial asks of it and records about it."""
+"""The machine: threads, devices and memory, as a trial uses and records them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that "auto", "cpu" or "cuda" names here.
+    """Returns the device for the name "auto", "cpu" or "cuda".
 
     Raises:
-        InputError: another name, or "cuda" where there is none.
+        InputError: the name is another, or is "cuda" and there is no CUDA device.
     """
     if name not in ("auto", "cpu", "cuda"):
         raise InputError(f"unknown device {name!r} (allowed: auto, cpu, cuda)")
@@ -37,10 +37,10 @@ def choose_device(name: str) -> torch.device:
 
 
 def use_device(device: torch.device) -> None:
-    """Makes PyTorch's results on a GPU repeatable and of full float32 precision; does nothing on a CPU.
+    """Makes PyTorch's results on a GPU repeatable, in full float32 precision; does nothing on a CPU.
 
-    cuDNN's convolutions take no algorithm that adds in another order each time, and no TF32, which would round their
-    inputs to 10 bits (PyTorch's products of matrices do not take it anyway). cuBLAS works in memory of a fixed size.
+    cuDNN's convolutions avoid algorithms that add in a varying order, and TF32, which rounds their inputs to 10 bits
+    (PyTorch's matrix products do not use it by default). cuBLAS gets a workspace of fixed size.
     """
     if device.type != "cuda":
         return
@@ -50,7 +50,7 @@ def use_device(device: torch.device) -> None:
 
 
 def device_name(device: torch.device) -> str:
-    """What to call a device in a line for a user."""
+    """Returns the name of a device for a message."""
     if device.type != "cuda":
         return f"the CPU ({torch.get_num_threads()} of its threads)"
     memory = torch.cuda.get_device_properties(device).total_memory
@@ -58,24 +58,24 @@ def device_name(device: torch.device) -> str:
 
 
 def memory_is_short(error: torch.OutOfMemoryError) -> str:
-    """One line for a user about a device without enough memory."""
+    """Returns the message for a device without enough memory."""
     said = str(error).split(". ")[0]
     return f"device 'cuda': its memory is short ({said}); free some, take another device, or lower replay_capacity"
 
 
 def restore_generator(generator: torch.Generator, state: torch.Tensor, step: int) -> bool:
-    """Puts a generator's state back, or where it is that of another kind of device, seeds it anew by a rule.
+    """Restores a generator's state; if the state is from another kind of device, reseeds the generator instead.
 
-    CPUs and GPUs draw by different algorithms, so what was left of one cannot go on in the other. The new seed is made
-    of the generator's own and the step, so that whoever goes on from there draws the same.
+    CPUs and GPUs use different algorithms, so the state of one cannot continue on the other. The new seed is derived
+    from the generator's own seed and the step, so every continuation from that step draws the same numbers.
 
     Args:
-        generator: as it was made, from the trial's seed.
-        state: what `get_state` gave.
-        step: how far the trial was.
+        generator: a generator freshly made from the trial's seed.
+        state: the value that `get_state` returned.
+        step: the trial's agent step at that time.
 
     Returns:
-        Whether the draws go on where they were.
+        Whether the draws continue where they stopped.
     """
     state = state.to("cpu", torch.uint8)
     if state.shape == generator.get_state().shape:
@@ -87,10 +87,10 @@ def restore_generator(generator: torch.Generator, state: torch.Tensor, step: int
 
 
 def use_threads(threads: int | None) -> int:
-    """Sets the number of threads of PyTorch's CPU operators; returns the number in force.
+    """Sets the number of threads of PyTorch's CPU operators; returns the number in use.
 
     Raises:
-        InputError: fewer than one.
+        InputError: `threads` is less than one.
     """
     if threads is not None:
         if threads < 1:
@@ -100,10 +100,10 @@ def use_threads(threads: int | None) -> int:
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc to keep freed blocks instead of handing them back to the kernel.
+    """Tells glibc to keep freed blocks instead of returning them to the kernel.
 
-    An update frees and takes a few blocks of some megabytes; by default each comes as fresh pages, and the page faults
-    cost as much as the arithmetic on them. Elsewhere than on glibc this does nothing.
+    Every update frees and allocates a few blocks of some megabytes. By default each allocation gets fresh pages, and
+    the page faults cost as much as the arithmetic on them. Without glibc this does nothing.
     """
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return
@@ -113,13 +113,13 @@ def keep_freed_memory() -> None:
 
 
 def peak_memory_bytes() -> int:
-    """Largest resident set of this process so far."""
+    """Returns the peak resident set size of this process so far, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages a result depends on."""
+    """Returns the versions of Python and of the packages that a result depends on."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -130,9 +130,9 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The git commit of this source tree, with "+changes" where it differs from it.
+    """Returns the git commit of this source tree, with "+changes" if the tree differs from it.
 
-    Outside a checkout it is what the variable `TENSORRL_COMMIT` says, which images and submitted jobs set; else None.
+    Outside a checkout, returns the variable `TENSORRL_COMMIT`, which images and submitted jobs set; otherwise None.
     """
     root = Path(__file__).parent.parent
     if not (root / ".git").exists():
@@ -154,7 +154,7 @@ def commit() -> str | None:
 
 
 def machine() -> dict[str, str | int]:
-    """What a figure of speed should name: processor, cores in use, memory, GPU."""
+    """Returns what a measured speed must be reported with: processor, cores in use, memory, GPU."""
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():

@@ -1,7 +1,7 @@
-"""URIs that may hold a password: how they are shown, and how a process has the password all the same.
+"""URIs that may hold a password: how to show them, and how a process still gets the password.
 
-A password travels in the environment and nowhere else. What is passed on, kept and printed is the URI as `redact` shows
-it; who connects gets the whole one back by `whole`, out of the environment of its own process.
+A password is passed on only in the environment. Everything that is passed on otherwise, stored or printed is the URI
+as `redact` returns it. A process that connects gets the full URI back from its own environment, by `whole`.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from urllib.parse import unquote, urlsplit
 HIDDEN = "***"
 _LONG = r"token|passw|secret|signature|credential|api[_-]?key|account[_-]?key|access[_-]?key"
 _SHORT = r"sig|key|pwd|pass|auth|sas"
-# Bounded, so that a long text costs time in proportion to its length.
+# Bounded, so that the time is linear in the length of the text.
 _USER = r"[^\s/?#:@'\"<>]{0,200}"
 _PASSWORD = r"[^\s'\"<>]{0,2000}"
 _VALUE = r"[^\s&;#'\"<>,)\]}]*[^\s&;#'\"<>,)\]}:.]"
 _PATTERNS = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
-        # What stands between the first colon and the last @, slashes included, because some clients take it so; of a
-        # web server, digits before a slash are the port.
+        # The password is everything between the first colon and the last @, slashes included, because some clients
+        # parse it like this. In a web server's URI, digits before a slash are the port.
         rf"(?P<kept>\bhttps?://{_USER}:)(?!\d{{0,5}}(?:[/?#\s'\"<>]|$)){_PASSWORD}(?P<after>@)",
         rf"(?P<kept>\b(?!https?:)[a-z][a-z0-9+.-]{{0,30}}://{_USER}:){_PASSWORD}(?P<after>@)",
-        # A user alone is a token where it is given to a web server.
+        # In a web server's URI, a user without a password is a token.
         rf"(?P<kept>\bhttps?://)(?!\*{{3}}){_USER}(?P<after>@)",
         rf"(?P<kept>(?<![\w.%-])[\w.%-]{{0,40}}(?:{_LONG})[\w.%-]{{0,40}}=){_VALUE}(?P<after>)",
         rf"(?P<kept>[?&;](?:[\w.%-]{{0,40}}[_-])?(?:{_SHORT})=){_VALUE}(?P<after>)",
@@ -46,14 +46,14 @@ def holds_secret(uri: str) -> bool:
 
 
 def whole(shown: str, variable: str) -> str:
-    """Returns the URI that `redact` showed so, out of an environment variable where that holds it.
+    """Returns the full URI behind a redacted one, if an environment variable holds it.
 
     Args:
-        shown: a URI as `redact` gives it.
-        variable: that may hold the whole one.
+        shown: a URI as `redact` returns it.
+        variable: the environment variable that may hold the full URI.
 
     Returns:
-        The whole URI; `shown` itself where it hides nothing, or where this process does not have the secret.
+        The full URI, or `shown` itself if it hides nothing or if this process does not have the secret.
     """
     held = os.environ.get(variable, "")
     return held if HIDDEN in shown and redact(held) == shown else shown
@@ -63,7 +63,7 @@ def split_login(uri: str) -> tuple[str, Mapping[str, str]]:
     """Splits user and password off a URI.
 
     Returns:
-        The URI without them, and `user` and `password` as they were before they were quoted; empty where it has none.
+        The URI without them, and the unquoted `user` and `password`; empty if the URI has none.
     """
     try:
         parts = urlsplit(uri)

@@ -1,4 +1,4 @@
-"""The record of trials in MLflow: mirrored from each trial's folder, which stays the truth."""
+"""The record of trials in MLflow: a copy of each trial's folder, which stays the source of truth."""
 
 from tensorrl.tracking.connection import prepare_database, tracking_uri_for
 from tensorrl.tracking.record import MlflowRecord

@@ -1,4 +1,4 @@
-"""What of a finished trial's folder becomes files of its MLflow run: its settings, its curve, its final network."""
+"""The artifacts of a finished trial in MLflow: its settings, its learning curve, its final network."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ CHECKPOINT_FOLDER = "checkpoint"
 
 
 def send(client: Any, run_id: str, directory: Path) -> str:
-    """Sends a finished trial's files, in place of those that an earlier try left.
+    """Sends a finished trial's files, and replaces files that an earlier try left.
 
     Args:
-        client: of the MLflow server.
-        run_id: of the trial's run.
+        client: the client of the MLflow server.
+        run_id: the id of the trial's run.
         directory: the trial's folder.
 
     Returns:
-        What was sent, for a tag: the checkpoint is missing where the trial keeps none, or a damaged one.
+        The text of a tag that lists what was sent. There is no checkpoint if the trial keeps none, or a damaged one.
 
     Raises:
-        Exception: whatever MLflow raises.
+        Exception: any error of MLflow.
     """
     with tempfile.TemporaryDirectory(prefix="tensorrl-") as draft:
         listed = collect(directory, Path(draft))
@@ -35,20 +35,20 @@ def send(client: Any, run_id: str, directory: Path) -> str:
 
 
 def collect(directory: Path, out: Path) -> list[str]:
-    """Gathers a finished trial's files in another folder.
+    """Copies a finished trial's artifacts to another folder.
 
-    The checkpoint is the final one without what only a resumed training needs (replay, the optimizer's state), a small
-    part of its size: `tensorrl evaluate` plays with it.
+    The checkpoint is the final one without the parts that only resumed training needs (replay, the optimizer's state),
+    which make up most of its size. `tensorrl evaluate` can play with it.
 
     Args:
         directory: the trial's folder.
         out: an empty folder.
 
     Returns:
-        Names of what is there: "settings", "curve", "checkpoint".
+        The names of the artifacts that exist: "settings", "curve", "checkpoint".
     """
     listed = ["settings"]
-    # Under another name: a folder with a `trial.json` is a trial's, and artifacts may lie inside the store.
+    # Under another name, because a folder with a `trial.json` counts as a trial's, and artifacts may be in the store.
     shutil.copy(directory / folder.TRIAL_FILE, out / SETTINGS_FILE)
     shutil.copy(directory / folder.RESULT_FILE, out)
     lines = folder.read_progress(directory)

@@ -1,4 +1,4 @@
-"""Where the MLflow record is kept, and how this process reaches it: quietly, and promptly when it does not answer."""
+"""The connection to the MLflow record: quiet, and quick to fail if the server does not answer."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ _SQLITE = "sqlite:///"
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
-    # Links to every run of a server, on standard output, where a command may be printing JSON.
+    # MLflow prints links to every run on standard output, where a command may be printing JSON.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    # MLflow's own retries block for minutes and may create a run twice; the record retries itself, after a look.
+    # MLflow's own retries block for minutes and may create a run twice; the record retries itself, after a check.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
 }
 
 
 def tracking_uri_for(directory: Path, given: str | None = None) -> str:
-    """Returns the tracking URI for a trial's folder, with paths made absolute (trials run in other folders).
+    """Returns the tracking URI for a trial's folder, with absolute paths (trials run in other working folders).
 
-    A password in it is hidden (`http://user:***@host`), so that the URI may be kept and shown. The whole URI stays in
-    the environment of this process and of those it starts, where `connect` finds it.
+    A password in the URI is hidden (`http://user:***@host`), so the URI can be stored and shown. The full URI stays in
+    the environment of this process and its children, where `connect` finds it.
 
     Args:
         directory: the trial's folder.
-        given: an explicit URI, which wins; then `MLFLOW_TRACKING_URI`; then an SQLite file beside the folder.
+        given: an explicit URI, which takes precedence; then comes `MLFLOW_TRACKING_URI`; then an SQLite file next to
+            the folder.
 
     Raises:
         InputError: MLflow cannot keep an SQLite file under that path.
@@ -59,7 +60,7 @@ def tracking_uri_for(directory: Path, given: str | None = None) -> str:
 
 
 def _check_path(path: Path) -> None:
-    """Refuses what has another meaning in a URI, and what MLflow unquotes in one place and not in the next."""
+    """Refuses characters that have a meaning in a URI, and characters that MLflow unquotes inconsistently."""
     fault = re.search(r"\?|%[0-9A-Fa-f]{2}|[\udc80-\udcff]", str(path))
     if fault is not None:
         what = "bytes that are no UTF-8" if fault[0] >= "\udc80" else repr(fault[0])
@@ -78,22 +79,22 @@ def sqlite_path(uri: str) -> Path | None:
 
 
 def artifact_location(uri: str, experiment: str) -> str | None:
-    """Returns where a new experiment keeps its artifacts: beside an SQLite file; None leaves it to the server."""
+    """Returns where a new experiment keeps its artifacts: next to an SQLite file; None leaves it to the server."""
     path = sqlite_path(uri)
     folder = "".join(c if c.isalnum() or c in "-_." else "_" for c in experiment)
     return None if path is None else (path.parent / ARTIFACTS_FOLDER / folder).as_uri()
 
 
 def connect(uri: str) -> Any:
-    """Returns an `MlflowClient` of the server, or of an SQLite file, which is created where it is missing.
+    """Returns an `MlflowClient` for a server, or for an SQLite file, which is created if it does not exist.
 
-    MLflow is imported here, not at the top: it takes a second, which a trial pays off its training thread.
+    MLflow is imported here and not at the top: the import takes a second, and so runs outside the training thread.
 
     Args:
         uri: as `tracking_uri_for` returns it.
 
     Raises:
-        Exception: whatever MLflow or the database raises where it cannot be reached or is of another version.
+        Exception: any error of MLflow or the database, if it cannot be reached or has another version.
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -115,16 +116,16 @@ def connect(uri: str) -> Any:
 
 
 def _with_login(uri: str) -> str:
-    """Returns the URI to connect to; of a server without its login, which goes where MLflow's client looks for it.
+    """Returns the URI to connect to. A server's login is moved to the variables from which MLflow's client reads it.
 
-    So no error of MLflow's can hold the password.
+    Errors of MLflow therefore cannot show the password.
     """
     uri = whole(uri, URI_VARIABLE)
     if not uri.startswith(("http://", "https://")):
         return uri
     bare, login = split_login(uri)
     if login.get("password") == HIDDEN:
-        # Another process was given it. This one may have a login of its own.
+        # Another process has the password. This one may have its own login.
         return bare
     if login.get("password"):
         os.environ.update({"MLFLOW_TRACKING_USERNAME": login["user"], "MLFLOW_TRACKING_PASSWORD": login["password"]})
@@ -133,10 +134,10 @@ def _with_login(uri: str) -> str:
 
 
 def _create_sqlite(path: Path) -> None:
-    """Creates a database aside and moves it in place: MLflow cannot go on from a schema whose making was cut short."""
+    """Creates a database under a temporary name and renames it, because MLflow cannot repair a half-made schema."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    # Under one name, not a draft's: SQLite keeps a journal beside it, which a kill may leave, too.
+    # Under a fixed name, not a draft's, because SQLite keeps a journal next to it that a kill may leave, too.
     partial = path.with_name(f".{path.name}.partial")
     for leftover in (partial, partial.with_name(f"{partial.name}-journal")):
         leftover.unlink(missing_ok=True)
@@ -146,9 +147,9 @@ def _create_sqlite(path: Path) -> None:
 
 
 def prepare_database(uri: str) -> None:
-    """Creates the schema of an SQLite file once, so that trials that start together find it ready.
+    """Creates the schema of an SQLite file once, so trials that start together find it ready.
 
-    Nothing is done for a server, which prepares its own.
+    Does nothing for a server, which creates its own.
 
     Args:
         uri: as `tracking_uri_for` returns it.

@@ -1,4 +1,4 @@
-"""What of a trial's folder becomes which MLflow parameter, tag and metric. Pure functions of the files' content."""
+"""Maps a trial's folder to MLflow parameters, tags and metrics. Pure functions of the files' content."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from tensorrl.trial.folder import STEP
 KEY_TAG = "tensorrl.key"
 STOPPED_TAG = "tensorrl.stopped"
 ARTIFACTS_TAG = "tensorrl.artifacts"
-"""Says which files a finished run has; present once they are all there."""
+"""The tag that lists the files of a finished run; it is set once all of them are there."""
 SENTINEL = STEP
-"""The metric whose history says which progress lines MLflow already holds: every line has it, at its own step."""
+"""The metric whose history shows which progress lines MLflow already holds. Every line has it, at its own step."""
 
 METRICS_PER_BATCH = 1000
 PARAMS_PER_BATCH = 100
@@ -40,8 +40,8 @@ class Point(NamedTuple):
 def parameters(trial: Mapping[str, Any]) -> dict[str, str]:
     """Returns the MLflow parameters of a trial: its identity, its counts and every resolved setting.
 
-    A setting that shares a name with the trial's identity (`coefficients`, say) gives way to it; one that is unset
-    is left out.
+    If a setting has the same name as a part of the identity (`coefficients`, say), the setting is left out. So are
+    unset settings.
     """
     given = dict(_flat(trial.get("settings") or {}, separator="."))
     given |= {name: trial[name] for name in _IDENTITY if name in trial}
@@ -49,7 +49,7 @@ def parameters(trial: Mapping[str, Any]) -> dict[str, str]:
 
 
 def tags(trial: Mapping[str, Any], *, run_name: str) -> dict[str, str]:
-    """Returns the tags a run is created with: the trial's key first of all, by which the run is found again."""
+    """Returns the tags of a new run. The first is the trial's key, by which the run is found again."""
     found = {KEY_TAG: str(trial["key"]), "mlflow.runName": run_name, "mlflow.source.name": "tensorrl"}
     if trial.get("commit"):
         found["mlflow.source.git.commit"] = str(trial["commit"])
@@ -64,16 +64,16 @@ def sweep_tag(name: str) -> str:
 
 
 def description_points(trial: Mapping[str, Any], *, timestamp: int) -> list[Point]:
-    """Returns the counts that are metrics as well as parameters, so that MLflow can plot a score against them."""
+    """Returns the counts that are both metrics and parameters, so that MLflow can plot a score against them."""
     return [Point(n, float(trial[n]), timestamp, 0) for n in _ALSO_METRICS if _is_figure(trial.get(n))]
 
 
 def line_points(line: Mapping[str, Any], *, timestamp: int) -> list[Point]:
-    """Returns one progress line's points, the sentinel last.
+    """Returns the points of one progress line, the sentinel last.
 
     Args:
         line: a line of a trial's reports. Its `time` (seconds since the epoch), if it has one, is the points' time.
-        timestamp: the points' time in milliseconds where the line has none.
+        timestamp: the points' time in milliseconds if the line has none.
     """
     own: Any = line.get("time")
     when = int(own * 1000) if _is_figure(own) else timestamp
@@ -87,9 +87,9 @@ def final_points(
 ) -> list[Point]:
     """Returns a finished trial's final figures as points at its last step.
 
-    What only repeats `trial.json` or the last progress line is left out. A figure that the progress lines have with
-    another value at the last step (`steps_per_second`: of the last stretch there, of the whole trial here) is named
-    `final_…`: a metric has one value at a step.
+    Figures that only repeat `trial.json` or the last progress line are left out. A figure whose value differs from the
+    last progress line's is named `final_…`, because a metric has one value per step. An example is `steps_per_second`:
+    progress lines give it since the line before, the result for the whole trial.
     """
     lines = list(lines)
     names = {name for line in lines for name, _ in _flat(line)} | {SENTINEL}
@@ -109,10 +109,10 @@ def final_tags(result: Mapping[str, Any], trial: Mapping[str, Any]) -> dict[str,
 
 
 def batches(groups: Iterable[list[Point]], size: int = METRICS_PER_BATCH) -> Iterator[list[Point]]:
-    """Packs groups of points (a line's each) into batches of at most `size`, never splitting a group that fits one.
+    """Packs groups of points (one per line) into batches of at most `size`. A group that fits is never split.
 
-    MLflow writes a batch's metrics in one transaction, so a group is either there or not. One larger than a batch
-    is split in order: its sentinel, the last point, arrives when all else has.
+    MLflow writes the metrics of a batch in one transaction, so a group is written completely or not at all. A group
+    larger than a batch is split in order, so its sentinel, the last point, arrives last.
     """
     batch: list[Point] = []
     for group in groups:

@@ -1,10 +1,10 @@
-"""Brings one MLflow run up to date with one trial's folder. Synchronous; every error is the caller's to handle.
+"""Brings one MLflow run up to date with one trial's folder. Synchronous; the caller handles every error.
 
-The folder is the truth and MLflow the copy, so nothing here remembers what was sent beyond one connection: after an
-error, or in another process, MLflow itself is asked. That makes each pass safe to repeat: a run is found by the
-trial's key, a progress line by the sentinel metric at its step, final figures by their presence. Times of points
-come from the folder, so a request that was answered too late and is sent again is recognised by the server as the
-same points.
+The folder is the source of truth and MLflow is the copy, so this module remembers what was sent only for one
+connection. After an error, or in another process, it asks MLflow. Each pass is therefore safe to repeat: a run is found
+by the trial's key, a progress line by the sentinel metric at its step, final figures by their presence. The times of
+points come from the folder, so if a request is sent again because its answer came too late, the server recognises the
+points as the same.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Mirror:
         experiment: the MLflow experiment that holds the run.
 
     Attributes:
-        finished: MLflow holds the whole trial, its result included.
+        finished: whether MLflow holds the complete trial, including its result.
     """
 
     def __init__(self, directory: Path, *, tracking_uri: str, experiment: str) -> None:
@@ -55,29 +55,29 @@ class Mirror:
 
     @property
     def running(self) -> bool:
-        """Whether the run is marked as going on, as far as is known."""
+        """Whether the run is marked as running, as far as is known."""
         return self._run is not None and self._run.status == "RUNNING"
 
     def forget(self) -> None:
-        """Drops what is known of the server, to be asked anew: what an error left there is not known."""
+        """Forgets the server's state, so that it is asked again: after an error, the state there is unknown."""
         self._run = None
 
     def catch_up(self, *, live: bool) -> int:
         """Sends what the folder has and MLflow lacks; ends the run when the trial has its result.
 
         Args:
-            live: the trial is being trained now, so an unfinished run is marked RUNNING.
+            live: whether the trial is being trained now; an unfinished run is then marked RUNNING.
 
         Returns:
-            How many progress lines were sent. Nothing is sent while the folder holds no trial.
+            The number of progress lines sent. Nothing is sent while the folder holds no trial.
 
         Raises:
-            Exception: whatever MLflow raises; call `forget`, then this again.
+            Exception: any error of MLflow; call `forget`, then call this again.
         """
         trial = folder.read_trial(self.directory)
         if trial is None or self.finished:
             return 0
-        # Before the lines: a result that appears between the two reads waits for the next pass.
+        # Read before the lines: a result that appears between the two reads waits for the next pass.
         result = folder.read_result(self.directory)
         run = self._run = self._run or self._open(trial)
         if live and result is None and run.status != "RUNNING":
@@ -91,10 +91,10 @@ class Mirror:
     def settle(self, status: str) -> None:
         """Ends the run of a trial that has no result as "FAILED" or "KILLED"; a finished one stays FINISHED.
 
-        One that a sweep's scheduler stopped is tagged as such.
+        A trial that a sweep's scheduler stopped is tagged as such.
 
         Raises:
-            Exception: whatever MLflow raises.
+            Exception: any error of MLflow.
         """
         if self._run is not None and not self.finished and self._run.status != status:
             if (self.directory / folder.STOPPED_FILE).is_file():
@@ -121,7 +121,7 @@ class Mirror:
         if run.status != "FINISHED":
             run.client.set_terminated(run.run_id, status="FINISHED", end_time=ended)
         self._run = run = run._replace(status="FINISHED")
-        # Last, and after the run has ended: a server may take figures and refuse files.
+        # Files come last, after the run has ended, because a server may accept figures and refuse files.
         if entries.ARTIFACTS_TAG not in run.tags:
             _log(run, tags={entries.ARTIFACTS_TAG: artifacts.send(run.client, run.run_id, self.directory)})
         self.finished = True
@@ -154,9 +154,9 @@ def _now_ms() -> int:
 
 
 def experiment_id(client: Any, name: str, uri: str) -> str:
-    """Returns the id of an experiment, whose page is kept up to date (see `view`).
+    """Returns the id of an experiment, and keeps its page up to date (see `view`).
 
-    It is created where it is missing and restored where it was deleted.
+    The experiment is created if it does not exist, and restored if it was deleted.
     """
     import mlflow.exceptions
 
@@ -165,7 +165,7 @@ def experiment_id(client: Any, name: str, uri: str) -> str:
         try:
             client.create_experiment(name, artifact_location=connection.artifact_location(uri, name))
         except mlflow.exceptions.MlflowException:
-            # Another trial of the sweep may have created it in between; anything else shows again here.
+            # Another trial of the sweep may have created it in between; any other error is raised again here.
             if client.get_experiment_by_name(name) is None:
                 raise
         found = client.get_experiment_by_name(name)
@@ -176,15 +176,15 @@ def experiment_id(client: Any, name: str, uri: str) -> str:
 
 
 def find_run(client: Any, experiment: str, key: str) -> tuple[Any | None, set[int]]:
-    """Returns the run of a trial's key with the steps it holds, or None and no steps.
+    """Returns the run with a trial's key and the steps that the run holds, or None and no steps.
 
-    A cell that another sweep made is recorded in that sweep's experiment, so all experiments are searched. A creation
-    that was answered too late and tried again leaves two runs. The fuller one is the trial's, the other is deleted.
+    A cell that another sweep made is recorded in that sweep's experiment, so all experiments are searched. If a run was
+    created twice, because the first answer came too late, the fuller run is kept and the other is deleted.
 
     Args:
-        client: of the server.
-        experiment: id of the experiment that the run would be created in.
-        key: the trial's.
+        client: the server's client.
+        experiment: the id of the experiment in which a new run would be created.
+        key: the trial's key.
     """
     condition = f"tags.`{entries.KEY_TAG}` = '{key}'"
     everywhere = list(dict.fromkeys([experiment, *(each.experiment_id for each in client.search_experiments())]))

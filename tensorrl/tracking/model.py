@@ -10,16 +10,16 @@ from tensorrl.trial.policy_export import FRAME, INPUT, OUTPUTS
 
 
 def save_policy(model: bytes, folder: Path, *, actions: int, stack: int = 4) -> None:
-    """Saves a policy as an MLflow model, which `mlflow.pyfunc.load_model` takes.
+    """Saves a policy as an MLflow model, which `mlflow.pyfunc.load_model` can load.
 
     Args:
-        model: from `tensorrl.trial.policy_export.to_onnx`.
-        folder: of the model; it must not exist.
-        actions: of the game.
-        stack: frames an observation holds.
+        model: the ONNX model that `tensorrl.trial.policy_export.to_onnx` returns.
+        folder: the model's folder; it must not exist.
+        actions: number of the game's actions.
+        stack: frames per observation.
 
     Raises:
-        Exception: whatever MLflow raises.
+        Exception: any error of MLflow.
     """
     import mlflow.onnx
     import onnx
@@ -40,6 +40,6 @@ def save_policy(model: bytes, folder: Path, *, actions: int, stack: int = 4) -> 
         onnx.load_from_string(model),
         str(folder),
         signature=signature,
-        # Found by importing the model in another process otherwise.
+        # Otherwise MLflow imports the model in another process to find them.
         pip_requirements=[f"onnx=={onnx.__version__}", f"onnxruntime=={onnxruntime.__version__}"],
     )

@@ -1,4 +1,4 @@
-"""The live record of a trial: a daemon thread that keeps MLflow up to date and never holds training up."""
+"""The live record of a trial: a daemon thread that keeps MLflow up to date and never delays training."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from tensorrl.uris import redact
 _log = logging.getLogger(__name__)
 
 _PAUSE = 1.0
-"""Seconds between two passes: lines written in quick succession travel together."""
+"""Seconds between two passes, so that lines written in quick succession are sent together."""
 _BACKOFF = (1.0, 60.0)
-"""Seconds before the first retry and at most before any; each wait is twice the one before."""
+"""Seconds before the first retry, and the longest wait before a retry; each wait is twice the one before."""
 _CLOSING_BACKOFF = 0.5
 
 
 class MlflowRecord:
     """Mirrors a trial's folder into one MLflow run while the trial trains.
 
-    Nothing is read from the trial itself, only from its folder, and only after `poke`. A server that is down, slow or
-    refuses is tried again with growing pauses; what it missed is read from the folder and sent when it answers.
+    It reads only the trial's folder, never the trial itself, and only after `poke`. If the server is down, is slow or
+    refuses, the record retries with growing pauses, and later sends what the server missed from the folder.
 
     Args:
         directory: the trial's folder; it may not exist yet.
@@ -37,7 +37,7 @@ class MlflowRecord:
             folder around it.
 
     Attributes:
-        problem: what went wrong in the last try, in one line; None after one that succeeded.
+        problem: the error of the last try, in one line; None if it succeeded.
     """
 
     def __init__(self, directory: Path, *, tracking_uri: str | None = None, experiment: str | None = None) -> None:
@@ -61,11 +61,11 @@ class MlflowRecord:
 
     @property
     def delivered(self) -> bool:
-        """Whether MLflow holds everything the folder did when the record was closed."""
+        """Whether MLflow holds everything that was in the folder when the record was closed."""
         return self._delivered
 
     def poke(self) -> None:
-        """Says that the trial's folder has something new. Returns at once, never raises."""
+        """Tells the record that the trial's folder has changed. Returns immediately, never raises."""
         if self._thread is None:
             self._delivered = False
             self._thread = threading.Thread(target=self._work, name="mlflow-record", daemon=True)
@@ -73,20 +73,20 @@ class MlflowRecord:
         self._news.set()
 
     def close(self, timeout: float = 30.0, *, failed: bool = False) -> None:
-        """Delivers what is left and ends the run: FINISHED where the trial has its result, else FAILED or KILLED.
+        """Sends what is left and ends the run: FINISHED if the trial has its result, otherwise FAILED or KILLED.
 
-        Never raises, and does nothing when it was called before.
+        Never raises. A second call does nothing.
 
         Args:
-            timeout: seconds to try for. What is then undelivered is said in one line of the log and stays in the
-                folder, for the trial's next start or for `sync_directory`.
-            failed: a trial without a result ended by an error (FAILED), not by being interrupted (KILLED).
+            timeout: seconds to try. If anything is then unsent, one line in the log says so. It stays in the folder,
+                for the trial's next start or for `sync_directory`.
+            failed: whether a trial without a result ended with an error (FAILED) and was not interrupted (KILLED).
         """
         if self._closing.is_set() or (self._thread is None and folder.read_trial(self.directory) is None):
             return
         self._failed = failed
         self._deadline = time.monotonic() + timeout
-        # In this order: the thread waits for news before it looks whether this is the end.
+        # The order matters: the thread waits for news before it checks whether this is the end.
         self._closing.set()
         self.poke()
         if self._thread is not None:
@@ -96,12 +96,12 @@ class MlflowRecord:
             _log.warning("MLflow lacks a part of %s (%s); it stays there to be synced", self.directory, reason)
 
     def _work(self) -> None:
-        """The thread. It holds the folder's lock from the first pass to its own end, so that no sync sends the same."""
+        """The thread's work. It holds the folder's lock from the first pass to its end, so no sync sends the same."""
         with ExitStack() as held:
             self._keep_up(held)
 
     def _keep_up(self, held: ExitStack) -> None:
-        """One pass after every poke, retried until it succeeds or the deadline of `close` is past."""
+        """Makes a pass after every poke, and retries it until it succeeds or the deadline of `close` has passed."""
         pause = 0.0
         while True:
             if not pause:
@@ -144,6 +144,6 @@ class MlflowRecord:
 
 
 def one_line(error: BaseException) -> str:
-    """Returns what an error says as one line of at most 200 characters, passwords hidden."""
+    """Returns an error's message as one line of at most 200 characters, with passwords hidden."""
     text = redact(" ".join(str(error).split())) or type(error).__name__
     return text if len(text) <= 200 else f"{text[:199]}…"

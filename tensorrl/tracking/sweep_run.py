@@ -1,7 +1,7 @@
-"""A sweep's own run in MLflow: how far it is, its cells and its report. Synchronous; errors are the caller's.
+"""A sweep's own run in MLflow: its progress, its cells and its report. Synchronous; the caller handles errors.
 
-Cells are not its children in MLflow's sense (`mlflow.parentRunId`): a run has one parent, and a cell may belong to many
-sweeps. They carry a tag for each sweep instead (docs/decisions/0011-one-run-per-cell.md).
+The runs of cells are not child runs in MLflow's sense (`mlflow.parentRunId`): a run has one parent, but a cell may
+belong to many sweeps. They have a tag for each sweep instead (docs/decisions/0011-one-run-per-cell.md).
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def record_sweep(
     experiment: str,
     files: Iterable[Path] = (),
 ) -> str:
-    """Brings a sweep's run up to date, and tags its cells' runs as its own. Safe to repeat: a sweep has one run.
+    """Brings a sweep's run up to date, and tags the runs of its cells. Safe to repeat: a sweep has one run.
 
     Args:
-        name: of the sweep.
-        keys: of its cells; those without a run yet are passed over.
-        figures: metrics, such as how many cells are finished. "cells", "cells_finished" and
+        name: the sweep's name.
+        keys: the keys of its cells; cells without a run are skipped.
+        figures: metrics, such as the number of finished cells. "cells", "cells_finished" and
             "cells_stopped" decide the run's status.
         tracking_uri: the MLflow server, as `connection.tracking_uri_for` returns it.
         experiment: the MLflow experiment of the sweep.
@@ -41,7 +41,7 @@ def record_sweep(
         The run's id.
 
     Raises:
-        Exception: whatever MLflow raises.
+        Exception: any error of MLflow.
     """
     client = connection.connect(tracking_uri)
     home = experiment_id(client, experiment, tracking_uri)

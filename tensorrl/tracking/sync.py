@@ -1,4 +1,4 @@
-"""Catches MLflow up with folders on disk: trials that ran where there was no server, or while it was down."""
+"""Sends folders on disk to MLflow, for trials that ran without a server or while it was down."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tensorrl.tracking.record import one_line
 from tensorrl.trial.folder import DamagedFile, find_trials, load_result, load_trial
 
 _GIVE_UP_AFTER = 3
-"""A server that failed for this many folders in a row is taken to be down: each more could cost a time-out."""
+"""After failures for this many folders in a row the server counts as down, because each more may cost a time-out."""
 
 
 class SyncOutcome(NamedTuple):
-    """What became of one trial's folder: its run and how many progress lines were sent, or the problem in one line."""
+    """The outcome for one trial's folder: its run and the number of progress lines sent, or the problem in one line."""
 
     directory: Path
     run_id: str | None
@@ -30,13 +30,13 @@ class SyncOutcome(NamedTuple):
 def sync_directory(
     directory: Path, *, tracking_uri: str | None = None, experiment: str | None = None
 ) -> list[SyncOutcome]:
-    """Sends to MLflow what it lacks of every trial's folder at and below `directory`.
+    """Sends every trial's folder at and below `directory` to MLflow, as far as MLflow lacks it.
 
     Safe to repeat and to interrupt: a run is found again by its trial's key, and what it holds is not sent again.
-    A folder whose trial is being recorded by another process is left to that process.
+    A trial that another process is recording is left to that process.
 
     Args:
-        directory: a trial's folder, or any folder above some.
+        directory: a trial's folder, or any folder that contains trials' folders.
         tracking_uri: the MLflow server. None takes `MLFLOW_TRACKING_URI`, or an SQLite file beside each folder.
         experiment: the MLflow experiment. None takes for each folder the one it was recorded in before, or the name
             of the folder around it.
@@ -45,7 +45,7 @@ def sync_directory(
         One outcome per trial's folder, in the order of their paths. Links to folders are followed.
 
     Raises:
-        InputError: `directory` is no folder, or there is no trial in it.
+        InputError: `directory` is not a folder, or contains no trial.
     """
     if not directory.is_dir():
         raise InputError(f"{directory}: no such folder (allowed: a trial's folder, or one above trials' folders)")
@@ -73,13 +73,13 @@ def recorded_at(directory: Path, *, tracking_uri: str | None = None) -> tuple[st
 def sync_missing(
     directories: Iterable[Path], *, tracking_uri: str, experiment: str, failed: Collection[Path] = ()
 ) -> list[SyncOutcome]:
-    """Like `sync_directory` for trials' folders, but asks the server only about those not yet seen complete there.
+    """Like `sync_directory`, but asks the server only about folders that are not known to be complete there.
 
     Args:
-        directories: trials' folders; one that holds no trial, or a damaged one, is passed over.
+        directories: trials' folders; a folder without a trial, or with a damaged one, is skipped.
         tracking_uri: the MLflow server, as `connection.tracking_uri_for` returns it.
         experiment: the MLflow experiment.
-        failed: those of them whose trial ended by an error, so that its run is FAILED where it would be KILLED.
+        failed: the folders whose trial ended with an error, so that its run is FAILED instead of KILLED.
 
     Returns:
         One outcome per folder that was not complete.
@@ -112,7 +112,7 @@ def _sync_all(trials: Iterable[tuple[Path, str, str]], failed: Collection[Path] 
 
 
 def _damage(directory: Path) -> str | None:
-    """What of a trial's folder cannot be read, in one line. It says nothing about the store."""
+    """Returns in one line which part of a trial's folder cannot be read; None if all is readable."""
     try:
         load_result(directory)
         if load_trial(directory) is None:

@@ -1,8 +1,8 @@
-"""MLflow's page of an experiment, opened on the comparison: its columns, its order, its charts, and the link to it.
+"""MLflow's page of an experiment, opened as a comparison of runs: its columns, order and charts, and the link to it.
 
-MLflow keeps the state of a page that somebody shares in a tag of the experiment. Its format is MLflow's own affair and
-has no promise of staying. It is written for the version that a test looks at in a browser (`VERSION`), and a server of
-another version gets a link to the plain page.
+MLflow keeps the state of a shared page in a tag of the experiment. The format is internal to MLflow and may change, so
+the tag is written for the version that a test checks in a browser (`VERSION`). A server of another version gets a link
+to the plain page.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 from tensorrl.tracking import connection
 
 VERSION = "3.17"
-"""Of MLflow: the minor version whose format this is."""
+"""The minor version of MLflow that uses this format."""
 _KEY = "tensorrl"
 VIEW_TAG = f"mlflow.sharedViewState.{_KEY}"
 NOTE_TAG = "mlflow.note.content"
 LOCAL_SERVER = "http://127.0.0.1:5000"
-"""Where `mlflow ui` serves unless it is told otherwise."""
+"""The default address of `mlflow ui`."""
 
 _PARAMETERS = ("game", "variant", "seed")
 _METRICS = ("compression_ratio", "coefficients", "score", "human_normalized")
@@ -31,11 +31,11 @@ _log = logging.getLogger(__name__)
 
 
 class Link(NamedTuple):
-    """Where a browser finds an experiment.
+    """The link to an experiment for a browser.
 
     Attributes:
-        url: of the page that holds the table of runs.
-        command: what to start first, where runs are kept in a file and no server is running; None where one is.
+        url: the URL of the page with the table of runs.
+        command: the command to start first, if runs are kept in a file and need a server; otherwise None.
     """
 
     url: str
@@ -43,14 +43,14 @@ class Link(NamedTuple):
 
     @property
     def charts(self) -> str | None:
-        """The page with the charts, or None where the page is the plain one."""
+        """The URL of the page with the charts, or None if the page is the plain one."""
         return f"{self.url}{_CHARTS}" if "?" in self.url else None
 
 
 def view_state() -> dict[str, Any]:
-    """Returns the page's state: which columns, ordered by what, and which charts.
+    """Returns the page's state: its columns, their order and its charts.
 
-    Charts take the mean of the runs that share game and variant; a mean over games would add unlike scores.
+    Charts show the mean of the runs with the same game and variant, because scores of different games do not compare.
     """
     grouped = [{"mode": "param", "groupByData": name} for name in ("game", "variant")]
     scatter = {
@@ -93,15 +93,15 @@ def view_state() -> dict[str, Any]:
 
 
 def keep_view(client: Any, experiment: Any, uri: str) -> None:
-    """Keeps in an experiment the page's state and a description that links to it.
+    """Saves the page's state in an experiment, with a description that links to it.
 
-    What a person wrote as the description is left as it is. An experiment that this process may not tag is left alone,
-    and so is a server of another version.
+    A description that a person wrote is not changed. An experiment that this process may not tag is left alone, and so
+    is a server of another version.
 
     Args:
-        client: of the server.
+        client: the server's client.
         experiment: MLflow's entity.
-        uri: of the server, as `connection.tracking_uri_for` returns it.
+        uri: the server's URI, as `connection.tracking_uri_for` returns it.
     """
     import mlflow.exceptions
 
@@ -119,10 +119,10 @@ def keep_view(client: Any, experiment: Any, uri: str) -> None:
 
 
 def understands(client: Any, uri: str) -> bool:
-    """Whether the pages of this server are of the version that the view is written for.
+    """Returns whether this server has the version that the view is written for.
 
     Raises:
-        Exception: whatever MLflow raises where a server does not answer.
+        Exception: any error of MLflow, if a server does not answer.
     """
     import mlflow
     from mlflow.utils.rest_utils import http_request
@@ -135,10 +135,10 @@ def understands(client: Any, uri: str) -> bool:
 
 
 def page_link(client: Any, experiment_id: str, uri: str) -> Link:
-    """Returns the link to an experiment: to the comparison, or to the plain page where the version is another.
+    """Returns the link to an experiment: to the comparison, or to the plain page if the server has another version.
 
     Raises:
-        Exception: whatever MLflow raises where a server does not answer.
+        Exception: any error of MLflow, if a server does not answer.
     """
     page = _comparison(experiment_id) if understands(client, uri) else f"#/experiments/{experiment_id}"
     if uri.startswith(("http://", "https://")):
@@ -149,11 +149,11 @@ def page_link(client: Any, experiment_id: str, uri: str) -> Link:
 
 
 def find_link(uri: str, experiment: str) -> Link | None:
-    """Returns the link to the experiment of that name, or None where there is none or the server does not answer.
+    """Returns the link to the experiment of that name, or None if it does not exist or the server does not answer.
 
     Args:
-        uri: of the server, as `connection.tracking_uri_for` returns it.
-        experiment: its name.
+        uri: the server's URI, as `connection.tracking_uri_for` returns it.
+        experiment: the experiment's name.
     """
     try:
         client = connection.connect(uri)

@@ -1,1 +1,1 @@
-"""One trial: its settings and description, its training, its folder, and what is read back from it."""
+"""One trial: its settings and description, its training, its folder, and the readers of that folder."""

@@ -1,4 +1,4 @@
-"""What a field of a typed description may hold, read from its declaration: values, or bounds on both sides."""
+"""The allowed values of a field of a typed description, read from its declaration: a list, or two bounds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OPEN = {"gt": "open_below", "lt": "open_above"}
 
 @dataclass(frozen=True)
 class Allowed:
-    """The values a field takes.
+    """The values that a field allows.
 
     Attributes:
         kind: "choice", "whole number", "number", "text", "true or false" or "mapping".
@@ -50,7 +50,7 @@ class Allowed:
 
     @property
     def text(self) -> str:
-        """For people, e.g. "a whole number from 1 to 4,096"."""
+        """The allowed values in words, e.g. "a whole number from 1 to 4,096"."""
         if self.choices:
             said = ", ".join(self.choices)
         elif self.kind == "mapping":
@@ -74,11 +74,11 @@ class Allowed:
 
 
 def allowed(model: type[BaseModel], name: str) -> Allowed:
-    """Returns what a field takes.
+    """Returns the values that a field allows.
 
     Args:
-        model: the description.
-        name: of its field.
+        model: the description's class.
+        name: the field's name.
     """
     field = model.model_fields[name]
     kind, optional, metadata = _kind(field.annotation, field.metadata)

@@ -1,4 +1,4 @@
-"""A cell of a sweep: what it is, and how it stands by what its folder holds and what its driver says."""
+"""A cell of a sweep: its description, and its status from its folder and its driver."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ SWEEPS_FOLDER = ".sweeps"
 CELLS_FILE = "cells.json"
 
 State = Literal["waiting", "unfinished", "running", "finished", "stopped", "failed", "damaged"]
-"""How a cell stands. `waiting`: not begun; `unfinished`: begun, and not being run now; `running`; `finished`: with a
-result, and the only state that counts in averages; `stopped`: a scheduler ended it early, for its figures; `failed`:
-its driver gave it up; `damaged`: its folder holds a description or a result that cannot be read, so that it cannot go
-on."""
+"""The state of a cell. `waiting`: not started; `unfinished`: started, but not running now; `running`; `finished`: has a
+result (only these cells count in averages); `stopped`: a scheduler stopped it early because of its figures; `failed`:
+its driver gave up on it; `damaged`: its folder holds a description or a result that cannot be read, so it cannot
+continue."""
 
 
 def _folder_name(name: str) -> str:
@@ -36,12 +36,12 @@ class Cell:
     """One trial of a sweep.
 
     Attributes:
-        key: digest of what determines it; two cells of one key are one cell, in whatever sweep.
-        folder: name of its folder in the store. It names another variant where another sweep made the same cell.
+        key: digest of everything that determines its result; cells with the same key are the same cell in every sweep.
+        folder: the name of its folder in the store. It names another variant if another sweep made the same cell.
         game: its game.
         variant: its variant in this sweep.
         seed: its seed.
-        steps: agent steps it is to make.
+        steps: its length in agent steps.
         axes: its values of the sweep's axes.
     """
 
@@ -55,7 +55,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """`<game>-<variant>-seed<k>`, which cells that differ in settings share."""
+        """`<game>-<variant>-seed<k>`; cells that differ only in settings have the same name."""
         return f"{self.game}-{self.variant}-seed{self.seed}"
 
     @property
@@ -78,18 +78,18 @@ class Cell:
 
 @dataclass(frozen=True)
 class CellStatus:
-    """How a cell stands.
+    """The status of a cell.
 
     Attributes:
         cell: the cell.
         folder: its folder, which may not exist yet.
         state: see `State`.
-        agent_steps: agent steps it has reported.
-        figures: its last report; empty before the first, and of a cell that is finished.
-        trial: its `trial.json` (coefficients, settings, …), empty before it was begun.
-        result: its final figures, empty until it is finished.
+        agent_steps: the agent steps that it has reported.
+        figures: its last report; empty before the first report, and for a finished cell.
+        trial: its `trial.json` (coefficients, settings, …); empty before it has started.
+        result: its final figures; empty until it is finished.
         failures: how often it failed in the sweep's last run.
-        error: the last lines of its last failure, or what of its folder is damaged.
+        error: the last lines of its last error, or which part of its folder is damaged.
     """
 
     cell: Cell
@@ -124,7 +124,7 @@ class CellStatus:
 
     @property
     def steps(self) -> int:
-        """Agent steps the cell is to make."""
+        """The cell's length in agent steps."""
         return self.cell.steps
 
     @property
@@ -139,7 +139,7 @@ class CellStatus:
 
     @property
     def steps_per_second(self) -> float | None:
-        """Agent steps a second by its last report; None where that has no such figure."""
+        """Agent steps per second from its last report; None if the report has no such figure."""
         speed = self.figures.get("steps_per_second")
         return float(speed) if trial_folder.is_number(speed) else None
 
@@ -147,13 +147,13 @@ class CellStatus:
 def cell_status(
     cell: Cell, store: Path, *, state: State = "waiting", failures: int = 0, error: Sequence[str] = ()
 ) -> CellStatus:
-    """Returns how a cell stands.
+    """Returns the status of a cell.
 
     Args:
         cell: the cell.
-        store: its store. What another trial left in its folder does not count.
-        state: what its driver knows of it: `waiting`, `running` or `failed`. A result in the folder makes it `finished`
-            all the same.
+        store: its store. Files of another trial in its folder are ignored.
+        state: its state according to its driver: `waiting`, `running` or `failed`. If the folder has a result, the cell
+            is `finished` in any case.
         failures: how often it failed.
         error: the last lines of its last failure.
     """
@@ -180,10 +180,10 @@ def cell_status(
 
 
 def read_cells(path: Path) -> list[Cell] | None:
-    """Returns the cells that a sweep's `cells.json` lists, in order; None where there is no such file.
+    """Returns the cells that a sweep's `cells.json` lists, in order; None if there is no such file.
 
     Raises:
-        DamagedFile: it lists none.
+        DamagedFile: the file holds no list of cells.
     """
     content = load_json(path)
     if content is None:
@@ -204,7 +204,7 @@ def _cells() -> TypeAdapter[list[Cell]]:
 
 
 def sweeps_with(directory: Path) -> list[str]:
-    """Returns the names of the sweeps beside a trial's folder that list it among their cells, sorted."""
+    """Returns the sorted names of the sweeps, in the store around a trial's folder, that list it as a cell."""
     trial = trial_folder.read_trial(directory)
     if trial is None:
         return []

@@ -1,9 +1,9 @@
 """Checkpoints of a training: atomic, compact, checked, and read without unpickling.
 
-A folder of checkpoints holds one folder a checkpoint, named by its agent steps, and the frames beside them:
+A folder of checkpoints holds one folder per checkpoint, named by its agent steps, and the shared frames:
 
     checkpoints/
-      00010000/state.json           the plain values of the state, and where each tensor belongs
+      00010000/state.json           the plain values of the state, and the place of each tensor
       00010000/state.safetensors    its tensors
       00010000/manifest.json        SHA-256 of every file this checkpoint needs, frames included
       frames/0000000000-0000010001.zst   frames of replay, each written once, shared by later checkpoints
@@ -35,7 +35,7 @@ _LEVEL = 3
 
 
 class DamagedCheckpoint(Exception):
-    """A checkpoint that is incomplete or whose bytes are not those that were written."""
+    """A checkpoint that is incomplete, or whose bytes differ from those that were written."""
 
 
 def pack(tree: Any, tensors: dict[str, Tensor], path: str = "state") -> Any:
@@ -58,7 +58,7 @@ def pack(tree: Any, tensors: dict[str, Tensor], path: str = "state") -> Any:
 
 
 def unpack(plain: Any, tensors: dict[str, Tensor]) -> Any:
-    """Puts together what `pack` took apart."""
+    """Rebuilds the state that `pack` has split."""
     if isinstance(plain, list):
         return [unpack(value, tensors) for value in plain]
     if not isinstance(plain, dict):
@@ -79,10 +79,10 @@ def save(training: Training, folder: Path, extra: dict[str, Any] | None = None, 
     it is complete.
 
     Args:
-        training: between agent steps.
-        folder: of the trial's checkpoints.
-        extra: plain values to keep beside the state.
-        keep: how many of the newest checkpoints stay, or None for all.
+        training: the training, between two agent steps.
+        folder: the folder of the trial's checkpoints.
+        extra: plain values to store with the state.
+        keep: how many of the newest checkpoints to keep; None keeps all.
 
     Returns:
         The checkpoint's own folder.
@@ -102,7 +102,7 @@ def save(training: Training, folder: Path, extra: dict[str, Any] | None = None, 
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, oldest first."""
+    """Returns the checkpoints in a folder, oldest first."""
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if path.name.isdigit() and path.is_dir())
@@ -135,7 +135,7 @@ def _needed(checkpoint: Path) -> dict[Path, str]:
     """Returns the digests of a checkpoint's files, each of which is a plain file in the folder of checkpoints.
 
     Raises:
-        InputError: the manifest names another file, or one that is a device, a pipe or a link to somewhere else.
+        InputError: the manifest names a file that does not belong to a checkpoint, or a device, a pipe or a link.
         OSError: the manifest or a file cannot be read.
     """
     manifest = inner_path(checkpoint, MANIFEST, where=str(checkpoint))
@@ -154,16 +154,16 @@ def _plain(path: Path) -> Path:
 
 
 def restore(training: Training, checkpoint: Path) -> dict[str, Any]:
-    """Puts `training` where the checkpoint was written, and returns its "extra".
+    """Restores `training` to the state in a checkpoint, and returns the checkpoint's "extra".
 
     Raises:
-        DamagedCheckpoint: see `read`; `training` is untouched then.
+        DamagedCheckpoint: see `read`; `training` is then unchanged.
     """
     return put_back(training, checkpoint, read(checkpoint))
 
 
 def put_back(training: Training, checkpoint: Path, state: dict[str, Any]) -> dict[str, Any]:
-    """As `restore`, with what `read` gave."""
+    """Like `restore`, with a state that `read` returned."""
     training.set_state(state["training"])
     _load_frames(training, checkpoint)
     extra: dict[str, Any] = state["extra"]
@@ -171,13 +171,13 @@ def put_back(training: Training, checkpoint: Path, state: dict[str, Any]) -> dic
 
 
 def export_network(checkpoint: Path, out: Path) -> None:
-    """Writes what playing needs of a checkpoint, its network and "extra", as a checkpoint of its own.
+    """Writes the parts of a checkpoint that playing needs, its network and "extra", as a separate checkpoint.
 
-    `read` reads it; no training can go on from it.
+    `read` can read it, but training cannot continue from it.
 
     Args:
-        checkpoint: a whole one.
-        out: folder of the other, which must not exist.
+        checkpoint: a full checkpoint.
+        out: the folder of the new checkpoint, which must not exist.
 
     Raises:
         DamagedCheckpoint: see `read`.
@@ -210,14 +210,14 @@ def frame_bytes(training: Training, first: int, end: int) -> bytes:
 
 
 def put_frames(training: Training, data: bytearray, first: int, *, begin: int, forgotten: bool) -> None:
-    """Puts back what `frame_bytes` gave.
+    """Puts back frames that `frame_bytes` returned.
 
     Args:
-        training: whose state is set already.
-        data: frames from the `first` written.
-        first: its number.
-        begin: the first of them that replay lacks.
-        forgotten: whether these are the oldest that replay holds.
+        training: the training, with its state already set.
+        data: the frames, starting with number `first`.
+        first: the number of the first frame.
+        begin: the number of the first frame that replay lacks.
+        forgotten: whether these are the oldest frames that replay holds.
     """
     replay = training.replay
     if training.sources is None:
@@ -231,14 +231,14 @@ def put_frames(training: Training, data: bytearray, first: int, *, begin: int, f
 
 
 def _save_frames(training: Training, folder: Path) -> list[Path]:
-    """Writes the frames no segment holds yet; returns the segments that hold what replay holds now."""
+    """Writes the frames that no segment holds yet. Returns the segments with the frames that replay holds now."""
     replay = training.replay
     oldest, end = max(0, replay.writes - replay.capacity), replay.writes
     covered, needed = oldest, []
-    # What no checkpoint names is of one that was cut short, or a stranger's; neither is known to be whole.
+    # A file that no checkpoint names is left from an interrupted checkpoint, or is foreign; it may be incomplete.
     known = _named(checkpoints(folder.parent)) or set()
     for first, last, path in segments(folder):
-        # A run continued from an older checkpoint leaves segments that reach past the present.
+        # A run that continues from an older checkpoint leaves segments that extend past the current frame.
         if path.name in known and first <= covered < last <= end:
             needed.append(path)
             covered = last

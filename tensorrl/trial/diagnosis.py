@@ -1,4 +1,4 @@
-"""A run looked at closely: what single updates do to the network, from its newest checkpoint on."""
+"""Diagnoses a run: measures the effect of single updates on the network, starting from its newest checkpoint."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ _ADAMS_RATE = 1e-4
 
 
 def diagnose(run: Path, *, updates: int = 100, threads: int | None = None) -> dict[str, Any]:
-    """Makes updates from a run's newest checkpoint on, on its replay as it stands, and says what they do.
+    """Makes updates from a run's newest checkpoint, on its replay, without playing, and measures their effect.
 
     The run's folder is only read.
 
     Args:
         run: a run's folder.
-        updates: how many; figures are medians over the last fifth of them.
-        threads: of PyTorch.
+        updates: number of updates; figures are medians over the last fifth of them.
+        threads: threads of PyTorch.
 
     Returns:
         game, variant, updates (of the checkpoint), `figures` (see `diagnostics.figures`), and `steps`, see
         `StepProbe.summary`.
 
     Raises:
-        InputError: no run, no checkpoint, a damaged one, or one before the first update.
+        InputError: there is no run or no checkpoint, or the checkpoint is damaged or from before the first update.
     """
     if updates < 5:
         raise InputError(f"--updates {updates}: at least 5")
@@ -70,10 +70,10 @@ def diagnose(run: Path, *, updates: int = 100, threads: int | None = None) -> di
 
 
 def spec_of(run: Path) -> TrialSpec:
-    """The trial that a run's folder describes.
+    """Returns the trial that a run's folder describes.
 
     Raises:
-        InputError: there is none, or it is damaged.
+        InputError: the folder holds no run, or its description is damaged.
     """
     trial = folder.load_json(run / folder.TRIAL_FILE)
     if trial is None or not isinstance(trial.get("settings"), dict):
@@ -90,7 +90,7 @@ def spec_of(run: Path) -> TrialSpec:
 
 
 def restore(run: Path) -> Training:
-    """A run's training at its newest checkpoint, its emulator closed.
+    """Returns a run's training at its newest checkpoint, with its emulator closed.
 
     Raises:
         InputError: see `diagnose`.
@@ -107,13 +107,13 @@ def restore(run: Path) -> Training:
 
 
 class StepProbe:
-    """Looks at updates one by one: how far they move predictions, and how long their steps are beside Adam's.
+    """Measures updates one by one: how far they move predictions, and how long their steps are compared with Adam's.
 
     Args:
-        agent: whose updates.
-        others: slots (n,) of states on which predictions are compared besides the batch's.
-        replay: holds them.
-        epsilon: Adam's.
+        agent: the agent that makes the updates.
+        others: slots (n,) of further states on which predictions are compared, besides the batch.
+        replay: the replay with these states.
+        epsilon: Adam's ε.
     """
 
     def __init__(self, agent: Agent, others: Tensor, replay: Replay, epsilon: float) -> None:
@@ -128,7 +128,7 @@ class StepProbe:
 
     @torch.no_grad()
     def before(self, batch: Batch, *, looking: bool) -> None:
-        """Comes before an update; one that is not looked at only shows its gradients."""
+        """Must be called before an update. With `looking` False, only the gradients are recorded."""
         self._looking = looking
         if looking:
             self._saved = {name: p.detach().clone() for name, p in self._parameters.items()}
@@ -136,7 +136,7 @@ class StepProbe:
 
     @torch.no_grad()
     def after(self, batch: Batch) -> None:
-        """Comes after it."""
+        """Must be called after the update."""
         for name, p in self._parameters.items():
             if p.grad is not None:
                 self._moments[name].observe(p.grad.flatten())

@@ -1,7 +1,7 @@
-"""Figures of learning that a report carries beside the loss: does it over-fit, what is Q worth, what has died.
+"""Figures of learning that a report gives besides the loss: over-fitting, the accuracy of Q, dead units.
 
-They are computed when a report is due and at no other time, from the agent's mean network (no noise), and draw nothing
-from any generator: training goes on to the same bits with them and without.
+They are computed only when a report is due, from the agent's mean network (no noise). They use no random generator, so
+training gives the same bits with them and without.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from tensorrl.learning.replay import Replay
 from tensorrl.networks.qnetwork import QNetwork
 
 COUNT = 128
-"""Transitions that a figure is a mean over, at most."""
+"""The most transitions over which a figure is averaged."""
 WINDOW = 4_096
-"""Newest slots among which lives are looked for whose returns are known."""
+"""The number of newest slots that are searched for lives with known returns."""
 
 
 @torch.no_grad()
 def figures(agent: Agent, replay: Replay) -> dict[str, float]:
-    """Returns figures of the agent as it is; those that do not exist yet are left out.
+    """Returns the agent's current figures; figures that do not exist yet are left out.
 
     - `loss_unweighted`: mean loss, without importance weights, on transitions that were sampled, spread over replay.
     - `loss_held_out`: the same on transitions that no update has sampled yet, so that no update has fitted them.
-    - `loss_beside_held_out`: on the sampled transition next to each of those. What `loss_held_out` is above it is
+    - `loss_beside_held_out`: on the sampled transition next to each of those. The excess of `loss_held_out` over it is
       over-fitting.
     - `q_chosen`, `return_followed`: mean Q of the actions taken, and of the discounted clipped rewards that followed to
       the end of the life, on the same transitions.
@@ -33,8 +33,8 @@ def figures(agent: Agent, replay: Replay) -> dict[str, float]:
     - `kfac_…`: see `KFAC.figures`.
 
     Args:
-        agent: between two updates.
-        replay: what it learns from.
+        agent: the agent, between two updates.
+        replay: the replay that it learns from.
     """
     if agent.updates == 0 or replay.count == 0:
         return {}
@@ -55,7 +55,7 @@ def unsampled(replay: Replay) -> tuple[Tensor, Tensor]:
 
 
 def returns_that_followed(replay: Replay) -> tuple[Tensor, Tensor]:
-    """Transitions of the newest lives that are over, and what they earned from there on.
+    """Returns the transitions of the newest completed lives, and the returns that followed them.
 
     Returns:
         Slots (n,), oldest first, and discounted clipped rewards to the end of the life (n,), float32.
@@ -76,7 +76,7 @@ def returns_that_followed(replay: Replay) -> tuple[Tensor, Tensor]:
 
 
 def spread(slots: Tensor, count: int = COUNT) -> Tensor:
-    """At most `count` of slots, equally far from one another."""
+    """Returns at most `count` of the slots, evenly spaced."""
     if len(slots) <= count:
         return slots
     return slots[torch.linspace(0, len(slots) - 1, count, device=slots.device).round().long()]

@@ -1,4 +1,4 @@
-"""What distinguishes trials: the parts of their descriptions that are not the same in all."""
+"""The differences between trials: the parts of their descriptions that are not the same in all."""
 
 from __future__ import annotations
 

@@ -1,20 +1,20 @@
-"""A trial's folder: the names and forms of what it holds, and the one way to read it.
+"""A trial's folder: the names and formats of its files, and the functions that read them.
 
     trial.json         the description of the trial
-    progress.jsonl     a line for each report
+    progress.jsonl     one line per report
     checkpoints/       see `tensorrl.trial.checkpoints` and `tensorrl.trial.manifest`
     spectra/           see `tensorrl.trial.spectra`
     result.json        at the end: the description and the final figures
-    stopped.json       where a sweep's scheduler stopped it before its end: when, and by which figure
+    stopped.json       if a sweep's scheduler stopped the trial early: when, and because of which figure
     .train.lock        held by the process that trains
 
-Readers never assume that the writer is done. A line of reports counts once it ends with a line feed and holds a JSON
-object with a whole number `agent_steps`; any other line, torn by a kill or damaged since, is passed over wherever it
-stands, and the lines around it count. A line that is gone (the reports of a resumed trial are cut back to its
-checkpoint) will be written again with the same figures.
+Readers never assume that the writer has finished. A line of reports counts if it ends with a line feed and holds a JSON
+object with an integer `agent_steps`. Any other line, cut off by a kill or damaged later, is skipped, and the lines
+around it count. When a trial resumes, the reports after its checkpoint are removed; they are written again with the
+same figures.
 
-Each file has two readers: `load_…` raises `DamagedFile` for one that is there and cannot be read, `read_…` takes such a
-file for none.
+Each file has two readers: `load_…` raises `DamagedFile` if the file exists but cannot be read; `read_…` treats such a
+file as missing.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _OBJECTS = ("settings", "network")
 
 
 class DamagedFile(InputError):
-    """A file that is there and does not hold what it should; its message is one line."""
+    """A file that exists but does not hold what it should. The message is one line."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: is damaged ({reason})")
@@ -52,10 +52,10 @@ class DamagedFile(InputError):
 
 
 def load_json(path: Path) -> dict[str, Any] | None:
-    """Returns the object that a file holds, or None where there is no such file.
+    """Returns the object that a file holds, or None if there is no such file.
 
     Raises:
-        DamagedFile: it cannot be read, or holds no JSON object.
+        DamagedFile: the file cannot be read, or holds no JSON object.
     """
     try:
         with files.open_plain(path) as file:
@@ -72,7 +72,7 @@ def load_json(path: Path) -> dict[str, Any] | None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Returns the object that a file holds, or None where there is no such file or it is damaged."""
+    """Returns the object that a file holds, or None if the file is missing or damaged."""
     try:
         return load_json(path)
     except DamagedFile:
@@ -80,16 +80,16 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def load_trial(directory: Path) -> dict[str, Any] | None:
-    """Returns the description of the trial in a folder, or None where there is none.
+    """Returns the description of the trial in a folder, or None if there is none.
 
     Raises:
-        DamagedFile: it is there and cannot be read.
+        DamagedFile: the description exists but cannot be read.
     """
     return _load(directory / TRIAL_FILE)
 
 
 def read_trial(directory: Path) -> dict[str, Any] | None:
-    """Returns the description of the trial in a folder, or None where there is none or it is damaged."""
+    """Returns the description of the trial in a folder, or None if it is missing or damaged."""
     try:
         return load_trial(directory)
     except DamagedFile:
@@ -100,8 +100,8 @@ def load_result(directory: Path) -> dict[str, Any] | None:
     """Returns the final figures of the trial in a folder, or None while it is not finished.
 
     Raises:
-        DamagedFile: they cannot be read, or are of another trial than the one that the folder describes; or the
-            description cannot be read.
+        DamagedFile: the figures or the description cannot be read, or the figures belong to another trial than the
+            folder describes.
     """
     result = _load(directory / RESULT_FILE)
     if result is None:
@@ -113,7 +113,7 @@ def load_result(directory: Path) -> dict[str, Any] | None:
 
 
 def read_result(directory: Path) -> dict[str, Any] | None:
-    """Returns the final figures of the trial in a folder, or None where there are none or they are damaged."""
+    """Returns the final figures of the trial in a folder, or None if they are missing or damaged."""
     try:
         return load_result(directory)
     except DamagedFile:
@@ -139,17 +139,17 @@ def is_number(value: object) -> TypeGuard[float]:
 
 
 def read_progress(directory: Path) -> list[dict[str, Any]]:
-    """Returns the good lines of a trial's reports, in the order of the file."""
+    """Returns the valid lines of a trial's reports, in the order of the file."""
     return read_lines(_read_bytes(directory / PROGRESS_FILE))
 
 
 def read_lines(content: bytes) -> list[dict[str, Any]]:
-    """Returns the good lines of a report file's content."""
+    """Returns the valid lines of a report file's content."""
     return [line for _, line in _good_lines(content)]
 
 
 def last_report(directory: Path) -> dict[str, Any]:
-    """Returns the last good line of a trial's reports, reading little else; empty where there is none."""
+    """Returns the last valid line of a trial's reports, from the file's end only; empty if there is none."""
     tail = _read_bytes(directory / PROGRESS_FILE, last=_TAIL)
     # What the tail begins with may be the end of a line, which holds no object.
     return next((line for _, line in reversed(list(_good_lines(tail)))), {})
@@ -159,7 +159,7 @@ def add_report(directory: Path, line: Mapping[str, Any]) -> None:
     """Adds a line to a trial's reports.
 
     Raises:
-        OSError: it cannot be written; a part of it may have been.
+        OSError: the line cannot be written; a part of it may have been.
     """
     with (directory / PROGRESS_FILE).open("a", encoding="utf-8") as file:
         file.write(json.dumps(dict(line)) + "\n")
@@ -172,7 +172,7 @@ def sync_reports(directory: Path) -> None:
 
 
 def cut_reports(directory: Path, steps: int) -> None:
-    """Drops the reports after an agent step, which will be written again, and what is no good line."""
+    """Removes the reports after an agent step, which will be written again, and invalid lines."""
     path = directory / PROGRESS_FILE
     if path.exists():
         kept = [text for text, line in _good_lines(_read_bytes(path)) if line[STEP] <= steps]
@@ -191,7 +191,7 @@ def _good_lines(content: bytes) -> Iterator[tuple[bytes, dict[str, Any]]]:
 
 
 def _read_bytes(path: Path, *, last: int | None = None) -> bytes:
-    """Returns a file's content or its last bytes; nothing where it is not there or cannot be read."""
+    """Returns a file's content or its last bytes; empty if the file is missing or cannot be read."""
     try:
         with files.open_plain(path) as file:
             if last is not None:
@@ -202,9 +202,9 @@ def _read_bytes(path: Path, *, last: int | None = None) -> bytes:
 
 
 def find_trials(directory: Path) -> Iterator[Path]:
-    """Yields the folders at and below a folder that hold a trial, damaged ones too, in the order of their paths.
+    """Yields the folders at and below a folder that hold a trial, damaged ones included, in the order of their paths.
 
-    Symbolic links are followed; a folder that several lead to comes once. Hidden folders are passed over.
+    Symbolic links are followed, but each folder is yielded once. Hidden folders are skipped.
     """
     seen: set[tuple[int, int]] = set()
     for name, below, names in os.walk(directory, followlinks=True):

@@ -1,4 +1,4 @@
-"""A trial in progress: from wherever it stands to its last agent step, with reports and checkpoints on the way."""
+"""A trial in progress: runs from its current step to its last one, with reports and checkpoints on the way."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ OnReport = Callable[[dict[str, Any]], None]
 
 
 class Record(Protocol):
-    """What keeps a copy of a trial's folder elsewhere, such as MLflow."""
+    """A keeper of a copy of a trial's folder elsewhere, such as in MLflow."""
 
     def poke(self) -> None:
-        """Says that the folder has news."""
+        """Tells the keeper that the folder has changed."""
 
     def close(self, *, failed: bool = False) -> None:
-        """Says that there will be no more, and whether that is for a failure."""
+        """Tells the keeper that nothing more will come, and whether the trial failed."""
 
 
 class Interrupted(Exception):
-    """The trial was asked to stop; what it had done is in its newest checkpoint."""
+    """The trial was asked to stop; its progress is in its newest checkpoint."""
 
 
 class TrialLoop:
@@ -41,13 +41,13 @@ class TrialLoop:
 
     Args:
         spec: the trial.
-        training: what it runs on, at its beginning.
+        training: its training, at the start.
         out: its folder, which this process has claimed.
-        threads: of PyTorch and ALE, for evaluation.
-        on_report: called with every report, and with "message" for what a user should know.
+        threads: threads of PyTorch and ALE, for evaluation.
+        on_report: called with every report, and with "message" for messages to the user.
 
     Attributes:
-        keeper: keeps a copy of the folder elsewhere, told of every report; None where nothing does.
+        keeper: keeps a copy of the folder elsewhere, and is told of every report; None if there is no copy.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class TrialLoop:
         self.last_report = (0, 0.0)
 
     def restore(self) -> None:
-        """Goes back to the newest good checkpoint, and to what the report file said then."""
+        """Restores the newest undamaged checkpoint, and cuts the report file back to it."""
         for checkpoint in reversed(checkpoints.checkpoints(self.checkpoints)):
             try:
                 state = checkpoints.read(checkpoint)
@@ -105,7 +105,7 @@ class TrialLoop:
         folder.cut_reports(self.out, self.training.steps)
 
     def begin(self) -> None:
-        """Does what comes before the first step: the warm start, if any, and the first spectrum."""
+        """Prepares the first step: makes the warm start, if any, and saves the first spectrum."""
         source = self.training.settings.decompose_from
         if source:
             self.on_report({"message": f"decomposing the network of {source}"})
@@ -117,7 +117,7 @@ class TrialLoop:
         self._keep_spectrum()
 
     def to_end(self, stopped: Callable[[], bool]) -> dict[str, Any]:
-        """Runs what is left and returns the final figures."""
+        """Runs the rest of the trial and returns the final figures."""
         training, total = self.training, self.spec.steps
         while training.steps < total:
             self._advance(min(_next_multiple(training.steps, _CHUNK), self._next_event()) - training.steps)
@@ -158,7 +158,7 @@ class TrialLoop:
             self._report(figures)
 
     def _keep_spectrum(self) -> dict[str, int]:
-        """Keeps the singular values of the value stream's hidden layer; returns the rank its energy needs."""
+        """Saves the singular values of the value stream's hidden layer; returns the ranks that keep its energy."""
         network = self.training.agent.network
         shape = network.spec.dense_layers()[0]
         weight, _ = warm_start.mean_weight(getattr(network, shape.name), shape)
@@ -214,18 +214,18 @@ class TrialLoop:
         checkpoints.save(self.training, self.checkpoints, extra)
 
     def _evaluate(self, episodes: int, *, seed: int, **options: Any) -> list[float]:
-        """Scores of whole games; see `play_episodes` for the options."""
+        """Returns the scores of full games; see `play_episodes` for the options."""
         start = time.perf_counter()
         played = self.training.evaluate(episodes, seed=seed, threads=self.threads, **options)
         self.evaluation_seconds += time.perf_counter() - start
         return [episode.score for episode in played]
 
     def _processor_seconds(self) -> float:
-        """Seconds of all threads of the processes that this trial ran in, up to its checkpoints where it was killed."""
+        """Returns the CPU seconds of all processes of this trial; a killed process counts up to its checkpoint."""
         return self.processor_seconds_before + time.process_time()
 
     def _evaluation_seed(self) -> int:
-        # Apart from the seeds of training games, and another for every point of evaluation.
+        # Distinct from the seeds of training games, and different for every evaluation.
         return self.spec.seed + 2**31 * (1 + self.training.steps)
 
     def _finish(self) -> dict[str, Any]:

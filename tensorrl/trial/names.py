@@ -1,6 +1,6 @@
-"""Names that come from outside: of a remote's listing, a manifest, a list of cells.
+"""Names that come from outside: from a remote's listing, a manifest, a list of cells.
 
-Whoever joins such a name to a folder goes through here, so that no name leads out of that folder.
+Code that joins such a name to a folder uses this module, so that no name points outside that folder.
 """
 
 from __future__ import annotations

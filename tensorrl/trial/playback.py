@@ -21,10 +21,10 @@ from tensorrl.trial.training import evaluate
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The checkpoint that a path names: itself, or the newest in a run's folder.
+    """Returns the checkpoint that a path names: the path itself, or the newest checkpoint in a run's folder.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no checkpoint.
     """
     if (path / "manifest.json").is_file():
         return path
@@ -36,10 +36,10 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def load_network(path: Path) -> tuple[QNetwork, dict[str, Any]]:
-    """The network of a checkpoint, and what was written beside it (game, variant, network, …).
+    """Returns the network of a checkpoint, and the values stored with it (game, variant, network, …).
 
     Raises:
-        InputError: no checkpoint, a damaged one, or one that holds no trial of tensorrl.
+        InputError: there is no checkpoint, it is damaged, or it was not written by `tensorrl train`.
     """
     checkpoint = find_checkpoint(path)
     try:
@@ -67,11 +67,11 @@ def evaluate_checkpoint(
 
     Args:
         path: a run's folder, or a checkpoint.
-        episodes: how many games.
-        seed: of no-ops and random actions.
-        video: where to film the first game, .mp4 or .gif; it is written as the game is played.
-        threads: of PyTorch and ALE.
-        on_episode: called with how many games are over, whenever one more is.
+        episodes: number of games.
+        seed: seed of no-ops and random actions.
+        video: the .mp4 or .gif file to which the first game is recorded while it is played.
+        threads: threads of PyTorch and ALE.
+        on_episode: called with the number of finished games whenever a game ends.
 
     Returns:
         game, variant, agent_steps, mean, human_normalized, and episodes with score and steps.

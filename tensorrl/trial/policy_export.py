@@ -134,7 +134,7 @@ def dense_counterpart(spec: NetworkSpec, actions: int) -> QNetwork:
 
 
 def export_policy(path: Path, out: Path, *, repeats: int = 200) -> dict[str, Any]:
-    """Writes the greedy policy of a run or checkpoint, and measures it beside the dense network.
+    """Writes the greedy policy of a run or checkpoint, and compares its size and speed with the dense network's.
 
     Args:
         path: a run's folder, or a checkpoint.

@@ -1,4 +1,4 @@
-"""One trial, from its description to its result on disk; killed at any point, it goes on to the same bits."""
+"""Runs one trial from its description to its result on disk. After a kill at any point it resumes to the same bits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class FolderInUse(InputError):
 
 
 def build_training(spec: TrialSpec, device: torch.device, recorder: Recorder | None = None) -> Training:
-    """Everything a trial runs on, at its beginning but for a warm start; see `Agent` for the recorder."""
+    """Builds a trial's training at its start, before a warm start; see `Agent` for the recorder."""
     settings, game = spec.settings, games.get(spec.game)
     system.use_device(device)
     agent = build_agent(settings, game.actions, spec.seed, device, recorder)
@@ -49,20 +49,21 @@ def run_trial(
 ) -> dict[str, Any]:
     """Runs a trial to its end and returns what `out/result.json` holds.
 
-    What the folder then holds is in `tensorrl.trial.folder`. A finished trial is not run again.
+    `tensorrl.trial.folder` lists the files that the folder then holds. A finished trial is not run again.
 
     Args:
         spec: the trial.
         out: its folder.
-        resume: go on from the newest good checkpoint in `out`, or start where there is none.
-        record: makes a copy-keeper for the folder, told of every report.
-        on_report: called with every report, and with "message" for what a user should know.
-        stop: asked every hundred agent steps whether to checkpoint and leave, where signals do not reach the trial.
-        build: makes what the trial runs on, at its beginning; by default `build_training`.
+        resume: continue from the newest undamaged checkpoint in `out`, or start if there is none.
+        record: makes the keeper of the folder's copy, which is told of every report.
+        on_report: called with every report, and with "message" for messages to the user.
+        stop: called every hundred agent steps; returns whether to write a checkpoint and stop. For trials that get no
+            signals.
+        build: builds the trial's training at its start; by default `build_training`.
 
     Raises:
-        InputError: a bad description, or a folder that cannot be used for this trial: see `FolderInUse`, too.
-        Interrupted: SIGINT or SIGTERM came, or `stop` said so; the trial can be resumed.
+        InputError: the description is not valid, or the folder cannot be used for this trial (see also `FolderInUse`).
+        Interrupted: SIGINT or SIGTERM arrived, or `stop` returned True; the trial can be resumed.
     """
     description = describe(spec)
     device = system.choose_device(spec.device)
@@ -109,10 +110,10 @@ def _run(
 
 
 def _claim(out: Path, description: dict[str, Any], held: ExitStack, *, resume: bool) -> dict[str, Any] | None:
-    """Makes `out` this trial's folder and locks it; returns the result where the trial is finished already."""
+    """Makes `out` this trial's folder and locks it. Returns the result if the trial is already finished."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        # Looked at twice: a lock is no use in a folder that is not this trial's, and only under it nothing changes.
+        # Checked twice: before the lock, to leave another trial's folder alone, and under it, when nothing changes.
         done = _look(out, description, resume=resume)
         if done is not None:
             return done
@@ -128,7 +129,7 @@ def _claim(out: Path, description: dict[str, Any], held: ExitStack, *, resume: b
 
 
 def _look(out: Path, description: dict[str, Any], *, resume: bool) -> dict[str, Any] | None:
-    """Refuses a folder that is not this trial's; returns the result of one that is finished."""
+    """Refuses a folder that is not this trial's. Returns the result if the trial is finished."""
     other = folder.load_trial(out)
     if other is not None:
         if other["key"] != description["key"]:
@@ -144,7 +145,7 @@ def _look(out: Path, description: dict[str, Any], *, resume: bool) -> dict[str, 
 
 
 def _what_differs(other: dict[str, Any], wanted: dict[str, Any]) -> str:
-    """How another run differs from the one that is wanted: "seed 1 where 0 is asked for"."""
+    """Returns how another run differs from the requested one: "seed 1 where 0 is asked for"."""
     pairs = difference.rows([other, wanted])
     listed = [f"{name} {theirs} where {ours} is asked for" for name, (theirs, ours) in pairs.items()]
     more = f" and {len(listed) - _MOST_DIFFERENCES} more" if len(listed) > _MOST_DIFFERENCES else ""
@@ -153,7 +154,7 @@ def _what_differs(other: dict[str, Any], wanted: dict[str, Any]) -> str:
 
 @contextmanager
 def _stop_signals() -> Iterator[threading.Event]:
-    """Turns the first SIGINT or SIGTERM into a request to stop at the next good moment; a second one acts at once."""
+    """Turns the first SIGINT or SIGTERM into a request to stop at the next good moment; a second acts at once."""
     stopped = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stopped

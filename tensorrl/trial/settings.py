@@ -1,4 +1,4 @@
-"""Every setting of a trial's agent in one flat, annotated model; a variant is a handful of changes to it."""
+"""All settings of a trial's agent in one flat, annotated model; a variant is a small set of changes to it."""
 
 from __future__ import annotations
 
@@ -204,15 +204,15 @@ def reference_coefficients(settings: Settings, actions: int) -> int:
 def replay_slots(settings: Settings, steps: int) -> int:
     """Slots of the replay of a trial of `steps` agent steps: for all of them, or the last `replay_capacity`.
 
-    A game takes three slots more, and one if it is cut off by its frame limit: there is room for one in 60 steps. Games
-    are longer than that by and large; in a trial of shorter ones the oldest transitions are forgotten.
+    A game takes three more slots, and another one if its frame limit ends it. There is room for one game per 60 steps.
+    Most games are longer. In a trial with shorter games the oldest transitions are dropped.
     """
     kept = min(settings.replay_capacity, steps)
     return kept + kept // 15 + settings.n_step + 8
 
 
 def stored_frame(settings: Settings) -> StoredFrame:
-    """What replay keeps of a frame."""
+    """Returns the form in which replay stores a frame."""
     return _spec(
         {
             "actions": 1,

@@ -1,6 +1,6 @@
-"""What determines a trial: its typed description, its key, and what is written about it before it runs.
+"""The description of a trial: its typed fields, its key, and the content of `trial.json`.
 
-What needs PyTorch is imported where it is used: a sweep of hundreds of cells is described and watched without it.
+Modules that need PyTorch are imported where they are used, so a large sweep can be described and watched without it.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ MOST_THREADS = 256
 
 
 class TrialSpec(BaseModel):
-    """What determines a trial, and how it is run here.
+    """The settings that determine a trial's result, and how it is run on this machine.
 
     Attributes:
         game: name of a game.
         variant: name of a variant.
-        seed: of every source of randomness.
+        seed: seed of every source of randomness.
         steps: agent steps, 4 frames each.
         overrides: settings that differ from the variant's.
         device: "auto", "cpu" or "cuda".
@@ -53,7 +53,7 @@ class TrialSpec(BaseModel):
     @field_validator("overrides")
     @classmethod
     def _absolute_source(cls, overrides: dict[str, Any]) -> dict[str, Any]:
-        # A sweep's workers run in folders of their own, where a relative path would lead elsewhere.
+        # A sweep's workers run in other working folders, where a relative path would point elsewhere.
         source = overrides.get("decompose_from")
         if not isinstance(source, str) or not source:
             return overrides
@@ -79,12 +79,12 @@ class TrialSpec(BaseModel):
 
 
 def determining_settings(settings: Settings) -> dict[str, Any]:
-    """What of the settings determines a trial's result, and so its key.
+    """Returns the settings that determine a trial's result, and therefore its key.
 
     Raises:
         InputError: a warm start's source cannot be read.
     """
-    # Without defaults, a setting that is added later leaves the keys of older trials as they were.
+    # Defaults are left out, so that adding a setting later does not change the keys of older trials.
     found: dict[str, Any] = {
         "settings": settings.model_dump(mode="json", exclude={"decompose_from"}, exclude_defaults=True)
     }
@@ -132,7 +132,7 @@ def make_spec(**fields: Any) -> TrialSpec:
 
 
 def describe(spec: TrialSpec) -> dict[str, Any]:
-    """What `trial.json` holds: the trial and everything that determines it.
+    """Returns the content of `trial.json`: the trial and everything that determines it.
 
     Raises:
         InputError: unknown game, variant or setting, or a warm start's source that cannot be used.

@@ -1,4 +1,4 @@
-"""How long a trial still takes: the agent steps that are left, and the games of its evaluations, the last included."""
+"""Estimates a trial's remaining time from the remaining agent steps and evaluation games, the final ones included."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def final_games(steps: int, final_episodes: int = _FINAL_GAMES) -> int:
 
 
 def evaluation_games_left(agent_steps: int, steps: int, final_episodes: int = _FINAL_GAMES) -> int:
-    """Games of evaluations that a trial has still to play.
+    """Returns the number of evaluation games that a trial still has to play.
 
     Args:
         agent_steps: those done.
@@ -73,7 +73,7 @@ class TimeLeft:
             self.seconds = (left / self._speed if self._speed else 0.0) + games * self._game_seconds
 
     def played(self, games: int, total: int, now: float) -> None:
-        """Takes how many games of the final evaluation are over."""
+        """Takes the number of finished games of the final evaluation."""
         if self._played is None:
             self._played = (games, now)
         before, since = self._played

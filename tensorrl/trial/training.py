@@ -1,4 +1,4 @@
-"""The loop of one trial: one game, one replay, one agent, one update an agent step. No Ray in here."""
+"""The training loop of one trial: one game, one replay, one agent, one update per agent step. It does not use Ray."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Training:
         """Score and length (agent steps) of the games finished since `take_games`."""
 
     def run(self, steps: int) -> None:
-        """Goes on for `steps` agent steps."""
+        """Runs `steps` more agent steps."""
         agent, replay, game, size = self.agent, self.replay, self.game, self.settings.batch_size
         if self.steps == 0 and game.games == 0:
             self._begin_game()
@@ -140,7 +140,7 @@ class Training:
         )
 
     def get_state(self) -> dict[str, Any]:
-        """Everything the rest of the trial depends on, but the frames in replay."""
+        """Returns everything that the rest of the trial depends on, except the frames in replay."""
         return {
             "steps": self.steps,
             "episodes": self.episodes,
@@ -151,7 +151,7 @@ class Training:
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Takes what `get_state` gave."""
+        """Restores a state that `get_state` returned."""
         self.agent.set_state(state["agent"])
         self.replay.set_state(state["replay"])
         self.game.set_state(state["game"])
@@ -255,8 +255,8 @@ def make_agent(
 class StackedPolicy:
     """A greedy policy that keeps its own stacks of frames, for evaluation.
 
-    While no frame changes it gives the same actions without asking the network: an agent that never presses FIRE lets a
-    game of Breakout stand still for 27,000 agent steps.
+    While the frames do not change, it repeats its actions without a forward pass: if an agent never presses FIRE, a
+    game of Breakout stands still for 27,000 agent steps.
     """
 
     def __init__(self, network: QNetwork) -> None:

@@ -19,7 +19,7 @@ from tensorrl.networks.spec import NetworkSpec
 from tensorrl.trial.playback import find_checkpoint, load_network
 from tensorrl.trial.training import Training, parameters_sha256
 
-# What a warm start may change: everything else must be the source's, or its weights would mean something else.
+# The fields that a warm start may change. All others must equal the source's, or its weights would not fit.
 _FREE = frozenset({"noisy", "noisy_sigma", "factorization", "ranks"})
 _SUPPORT = frozenset({"v_min", "v_max"})
 
@@ -137,10 +137,10 @@ def warm_start(training: Training) -> dict[str, float] | None:
 
 @torch.no_grad()
 def decompose_into(network: QNetwork, source: QNetwork) -> None:
-    """Gives a factorised network the torso of a dense one and truncated decompositions of its four dense layers.
+    """Copies a dense network into a factorised one: its torso, and truncated decompositions of its four dense layers.
 
-    Of NoisyNet, the mean weights are taken. The decompositions are TensorLy's (see `TensorRegression.from_weight`), in
-    float64 on the CPU and without chance.
+    Noisy layers contribute their mean weights. The decompositions are TensorLy's (see `TensorRegression.from_weight`),
+    in float64 on the CPU and deterministic.
 
     Args:
         network: factorised, of the source's sizes (see `check`); changed in place.

@@ -1,8 +1,8 @@
 """YAML from outside: sweep files and the values of `--set`. Everything that reads YAML reads it here.
 
-What is taken is the part of YAML that a list of settings needs: mappings, lists, text, numbers, true, false and null,
-with anchors, aliases and merge keys. A date is text, as in YAML 1.2. Tags are refused: no input names a type. Depth,
-size and what aliases stand for are bounded *before* anything is built, so that a small file cannot make a large value.
+It accepts the part of YAML that settings need: mappings, lists, text, numbers, true, false and null, with anchors,
+aliases and merge keys. A date is text, as in YAML 1.2. Tags are refused, so no input can name a type. Depth, size and
+the expansion of aliases are limited *before* anything is built, so a small file cannot make a large value.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The questions that a sweep is run for, and what its finished cells say to each: differences with intervals, and how
-many runs it would take to see more."""
+"""The questions that a sweep is run for, and the answers of its finished cells: differences with intervals, and how
+many runs would show more."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def difference(ours: Scores, theirs: Scores) -> Scores:
 
 
 def runs_to_tell(spreads: Sequence[tuple[float, float]], gap: float) -> int | None:
-    """Runs a game of each of two agents that tell a difference of their means over games, in four of five tries.
+    """Runs of each of two agents on each game that detect a difference of their means, in four of five tries.
 
     By the normal approximation: the difference of the means of n runs of G games has the variance Σ (a² + b²) / (n G²).
 
@@ -72,7 +72,7 @@ def runs_to_tell(spreads: Sequence[tuple[float, float]], gap: float) -> int | No
 
 
 def table(record: SweepRecord, protocol: Protocol) -> Table:
-    """What a sweep's finished cells say to each question about two of its agents."""
+    """The answers of a sweep's finished cells to each question about two of its agents."""
     rows = [_row(record, protocol, each) for each in QUESTIONS if record.of(each.ours) and record.of(each.theirs)]
     return Table(
         name=f"answers-{protocol.name}",

@@ -1,4 +1,4 @@
-"""Runs side by side: what differs between them, and what came out."""
+"""Runs side by side: their differences and their results."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Comparison:
 
     Attributes:
         names: of the runs, in the order given.
-        differing: what is not the same in all: game, variant, seed, steps, settings. A text for each run.
-        figures: what came out: steps done, sizes, scores, speed. A text for each run.
+        differing: values that differ between them: game, variant, seed, steps, settings. A text for each run.
+        figures: their results: steps done, sizes, scores, speed. A text for each run.
     """
 
     names: tuple[str, ...]
@@ -45,7 +45,7 @@ def compare(runs: Sequence[Path]) -> Comparison:
         runs: their folders.
 
     Raises:
-        InputError: fewer than two folders, one named twice, or one that holds no run.
+        InputError: fewer than two folders, a folder named twice, or one without a run.
     """
     if len(runs) < 2:
         raise InputError("compare: needs two runs or more")

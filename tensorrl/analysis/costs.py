@@ -25,7 +25,7 @@ _FIELDS: Mapping[str, tuple[str, float, str]] = {
 
 
 def parts(record: SweepRecord) -> Iterator[Table]:
-    """A table of medians over an agent's finished cells, on each kind of device; nothing where none is finished."""
+    """A table of medians over an agent's finished cells, for each kind of device; none if no cell is finished."""
     groups: dict[tuple[str, str], list[CellStatus]] = {}
     for cell in record.cells:
         if cell.state == "finished":

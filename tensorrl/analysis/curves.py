@@ -35,7 +35,7 @@ def load_curve(run: Path) -> Curve:
     """Reads a run's folder.
 
     Raises:
-        InputError: it is none, has reported nothing yet, or holds a damaged description.
+        InputError: it is not a run's folder, has no report yet, or has a damaged description.
     """
     trial, lines = folder.load_trial(run), folder.read_progress(run)
     if trial is None or not lines:

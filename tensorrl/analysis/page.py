@@ -1,6 +1,6 @@
 """A report as one HTML file that needs nothing else: it loads no script, no font, no picture from anywhere.
 
-A policy in the page makes browsers hold to that: they run its one script and refuse any other.
+A policy in the page makes browsers enforce that: they run its one script and refuse any other.
 """
 
 from __future__ import annotations
@@ -136,11 +136,11 @@ Part = str | Table | Picture | Terms | Listing
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, and what stands below it.
+    """A heading and the parts below it.
 
     Attributes:
         title: the heading.
-        parts: what stands below it, in order.
+        parts: the parts below it, in order.
     """
 
     title: str

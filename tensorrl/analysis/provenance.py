@@ -18,7 +18,7 @@ _UNKNOWN = "not recorded"
 
 @dataclass(frozen=True)
 class Origin:
-    """What is known of a sweep beside its cells.
+    """What is known about a sweep besides its cells.
 
     Attributes:
         sweep_file: its text, without addresses; empty where there is none.
@@ -30,7 +30,7 @@ class Origin:
 
 
 def finished_at(cell: CellStatus) -> datetime | None:
-    """When a cell was finished (UTC): what its result says, else when its result was written; None where neither."""
+    """When a cell was finished (UTC): the time in its result, else the file's time; None if there is neither."""
     said = cell.result.get("finished_at")
     if isinstance(said, str):
         return datetime.fromisoformat(said)
@@ -41,9 +41,9 @@ def finished_at(cell: CellStatus) -> datetime | None:
 
 
 def elapsed_seconds(cell: CellStatus) -> float | None:
-    """Seconds from a cell's beginning to its result, evaluation and waiting included; None where that is not known.
+    """Seconds from a cell's start to its result, evaluation and waiting included; None if that is not known.
 
-    What its result says, else what the times of its files say, unless they are a copy's.
+    They come from its result, else from the times of its files, unless the files are copies.
     """
     said = cell.result.get("elapsed_seconds")
     if is_number(said):

@@ -1,4 +1,4 @@
-"""A sweep as a report reads it: its cells, and how each stands."""
+"""A sweep as a report reads it: its cells and their states."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class SweepRecord:
 
     @property
     def synthetic(self) -> bool:
-        """Whether a cell says of itself that no agent was trained for it."""
+        """Whether a cell's files say that no agent was trained for it."""
         return any(cell.trial.get("synthetic") for cell in self.cells)
 
     def of(self, label: str) -> list[CellStatus]:

@@ -38,8 +38,8 @@ class Report:
         lead: sentences on what it is about.
         warnings: what a reader must know before any figure.
         sections: headings with what stands below them.
-        data: tables for files alone.
-        left_out: what the sweep has no cells for, a sentence each.
+        data: tables that are only written to files.
+        left_out: parts that the sweep has no cells for, a sentence each.
     """
 
     title: str
@@ -55,7 +55,7 @@ def build(record: SweepRecord, origin: Origin | None = None) -> Report:
 
     Args:
         record: the sweep's cells.
-        origin: what is known of the sweep beside its cells.
+        origin: what is known about the sweep besides its cells.
 
     Raises:
         InputError: spectra of a cell are damaged.
@@ -116,7 +116,7 @@ def write(report: Report, out: Path) -> list[Path]:
         with tempfile.TemporaryDirectory(prefix=".report-", dir=out) as draft:
             written = _write_files(report, Path(draft))
             for folder in ("tables", "figures"):
-                # A report has no table or figure of an earlier one left in it.
+                # No table or figure of an earlier report may be left.
                 shutil.rmtree(out / folder, ignore_errors=True)
                 files.move(Path(draft) / folder, out / folder, sync=False)
             files.move(Path(draft) / INDEX, out / INDEX, sync=False)
@@ -182,7 +182,7 @@ def _warnings(record: SweepRecord, block: Block) -> Iterator[str]:
 
 
 def summary(record: SweepRecord, protocol: Protocol = PROTOCOLS[0]) -> list[dict[str, object]]:
-    """What the terminal shows of a report: a row an agent with its finished cells and interquartile mean."""
+    """The part of a report for the terminal: one row for each agent with its finished cells and interquartile mean."""
     block = scoreboard.choose_block(record)
     scores = scoreboard.normalized(record, block, protocol) if block else {}
     estimates = score_tables.aggregate_estimates(scores)

@@ -66,7 +66,7 @@ class AtariGame:
     """Plays game after game, each from a seed of its own, so that its state stays one game long.
 
     Seeding every game anew makes the state small: the number of the present game and the actions since it began.
-    ALE resets to the same bits from the same seed, whatever was played before (a test holds that).
+    ALE resets to the same bits from the same seed, whatever was played before (a test checks that).
 
     Args:
         game: ALE's name, e.g. "pong".

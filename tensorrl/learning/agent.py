@@ -19,7 +19,7 @@ from tensorrl.optimizers.protocol import AgentOptimizer
 
 
 class Lookahead(NamedTuple):
-    """What the network, as it is while the agent acts, makes of a batch's next stacks and of the newest stack."""
+    """The network's outputs, with its weights while acting, for a batch's next stacks and the newest stack."""
 
     stacks: Tensor
     """(batch, ...), the next stacks, prepared."""
@@ -133,7 +133,7 @@ class Agent:
         if lookahead is None:
             lookahead = self.look_at(batch)
         if self.optimizer.curvature_due:
-            # What curvature steps do is the host's to decide, so they stay outside of recordings.
+            # The host decides what curvature steps do, so they stay outside recordings.
             losses = self.learn(batch, lookahead, observed=True)
         else:
             self.optimizer.prepare()
@@ -175,7 +175,7 @@ class Agent:
     def targets(self, batch: Batch, lookahead: Lookahead) -> Tensor:
         """Double Q-learning targets (van Hasselt et al. 2016): distributions (batch, atoms), or values (batch,).
 
-        The network has chosen the actions, the target network says what they are worth.
+        The network has chosen the actions; the target network gives their values.
         """
         target = self.target
         if target.is_noisy:
@@ -210,7 +210,7 @@ class Agent:
     def begin_step(self) -> None:
         """Draws the noise that acting and learning share for one agent step (NoisyNet only)."""
         if self.network.is_noisy:
-            # Where passes are recorded one by one, none may leave a graph for another.
+            # Where passes are recorded one by one, none may leave an autograd graph to another.
             with torch.no_grad() if self.recorder.active else nullcontext():
                 self.network.draw_noise(self.generator)
 
@@ -225,7 +225,7 @@ class Agent:
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         if self.recorder.active:
-            # Asking would mean waiting for the answer: every gradient is divided, by 1 at least.
+            # A branch on the norm would wait for its value, so every gradient is divided, by at least 1.
             torch._foreach_div_(gradients, (norm * (1 / self.gradient_norm)).clamp_(min=1.0))
         elif not norm <= self.gradient_norm:
             torch._foreach_mul_(gradients, (self.gradient_norm / (norm + 1e-6)).clamp(max=1.0))

@@ -50,7 +50,7 @@ class Recorder:
         return made
 
     def forget(self) -> None:
-        """Drops what is recorded: tensors are others now, as after a restore."""
+        """Drops all recordings, because the tensors were replaced, as after a restore."""
         for made in self._made:
             made.forget()
 
@@ -67,7 +67,7 @@ class Recorder:
         """Records a function, called `name`, without doing its work.
 
         Returns:
-            What does the work, and returns the function's result, which stays in place.
+            A callable that does the work and returns the function's result, which stays in place.
         """
         graph = torch.cuda.CUDAGraph()
         for generator in self._generators:
@@ -87,7 +87,7 @@ class Recorder:
             return int(value)
         self._answer.copy_(value, non_blocking=True)
         self._answered.record()
-        # Waits asleep: a core that spins is one that another trial's emulator does not get.
+        # Sleeps while it waits: a spinning core would be lost to another trial's emulator.
         self._answered.synchronize()
         return int(self._answer)
 

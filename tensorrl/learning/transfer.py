@@ -40,7 +40,7 @@ class Write:
 
 
 class Transfer:
-    """A step's writes in tensors of fixed shapes that stay in place: what is not used goes to a spare row and slot.
+    """A step's writes in tensors of fixed shapes that stay in place; unused entries go to a spare row and slot.
 
     Args:
         shape: of a frame as it arrives.
@@ -113,7 +113,7 @@ class Transfer:
         self._stale, self._spare_row, self._spare_slot = stale, *spare
 
     def send(self, write: Write) -> None:
-        """Writes it down and sends it."""
+        """Writes the step to pinned memory and sends it."""
         host, stale = self._host, self._stale
         self._stage.wait()
         host["newest"][0] = write.newest

@@ -1,4 +1,4 @@
-"""What is learned: torsos, streams and heads, dense, noisy or factorised. Torch only."""
+"""The networks that learn: torsos, streams and heads, dense, noisy or factorised. Torch only."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ def decompose(weight: Tensor, factorization: str, rank: Shape, *, seed: int = 0)
         if factorization == "tt":
             return Factors(None, tuple(_tensor(g) for g in tensor_train(values, rank=[1, *rank, 1]).factors))
         with warnings.catch_warnings():
-            # More terms than a mode is long is no mistake for CP: the columns beyond are drawn at random.
+            # CP may have more terms than a mode has entries: the further columns are drawn at random.
             warnings.filterwarnings("ignore", message="Trying to compute SVD with n_eigenvecs")
             weights, factors = parafac(values, rank=rank[0], init="svd", n_iter_max=200, tol=1e-8, random_state=seed)
     columns = [_tensor(f) for f in factors]

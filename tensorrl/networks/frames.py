@@ -1,4 +1,4 @@
-"""What replay keeps of a frame, by torso. Known without PyTorch, so that a sweep's memory is reckoned without it."""
+"""What replay keeps of a frame, by torso. It needs no PyTorch, so a sweep can estimate memory without loading it."""
 
 from __future__ import annotations
 

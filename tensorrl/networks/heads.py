@@ -41,7 +41,7 @@ class ValueHead(ABC):
     def targets(
         self, bootstraps: Tensor, returns: Tensor, discounts: Tensor, support: Tensor, *, repeatable: bool = False
     ) -> Tensor:
-        """What predictions (batch, *axes) are moved towards.
+        """The targets (batch, *axes) of predictions.
 
         Args:
             bootstraps: (batch, *axes), outputs for the action chosen at the bootstrap state.
@@ -57,7 +57,7 @@ class ValueHead(ABC):
 
     @abstractmethod
     def errors(self, predictions: Tensor, targets: Tensor, losses: Tensor) -> Tensor:
-        """What priorities are made of, (batch,), without a gradient: the losses, or the size of the errors."""
+        """The values (batch,) that become priorities, without a gradient: the losses, or the size of the errors."""
 
 
 class CategoricalHead(ValueHead):
@@ -109,7 +109,7 @@ class ScalarHead(ValueHead):
     likelihood = "gaussian"
 
     def outputs(self, logits: Tensor) -> Tensor:
-        """Without the axis of atoms, of which there is one."""
+        """Drops the axis of atoms, which has size 1."""
         return logits.squeeze(2)
 
     def values(self, outputs: Tensor, support: Tensor) -> Tensor:
@@ -132,9 +132,9 @@ class ScalarHead(ValueHead):
 
 
 def outputs_of(outputs: Tensor, actions: Tensor) -> Tensor:
-    """Of outputs (batch, actions, *axes) those for actions (batch,), (batch, *axes).
+    """The outputs (batch, *axes) for actions (batch,), out of all outputs (batch, actions, *axes).
 
-    By a mask, whose gradient is one too: that of indexing adds up in no fixed order on a GPU.
+    It uses a mask, whose gradient is a mask too: the gradient of indexing adds up in no fixed order on a GPU.
     """
     taken = actions[:, None] == torch.arange(outputs.shape[1], device=outputs.device)
     return torch.where(taken.view(*taken.shape, *(1,) * (outputs.dim() - 2)), outputs, 0).sum(1)
@@ -178,10 +178,10 @@ def categorical_projection(probabilities: Tensor, returns: Tensor, discounts: Te
 def dense_projection(
     probabilities: Tensor, returns: Tensor, discounts: Tensor, support: Tensor, low: float, high: float
 ) -> Tensor:
-    """As `categorical_projection`, by a product of matrices instead of sums in the order in which threads arrive.
+    """As `categorical_projection`, by a product of matrices, so that sums do not depend on the order of threads.
 
-    Atom i takes (1 − |z′ⱼ − zᵢ| / Δz)⁺ of the mass of atom j, shifted to z′ⱼ. More arithmetic and fewer operators,
-    which is what a GPU wants; on a CPU it is the slower of the two. Rounding differs.
+    Atom i takes (1 − |z′ⱼ − zᵢ| / Δz)⁺ of the mass of atom j, shifted to z′ⱼ. It has more arithmetic and fewer
+    operators, which suits a GPU and is slower on a CPU. Rounding differs.
 
     Args:
         probabilities: see `categorical_projection`, as for what follows.

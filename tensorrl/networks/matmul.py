@@ -1,8 +1,8 @@
-"""Matrix products by the fastest exact kernel at hand.
+"""Matrix products by the fastest exact kernel available.
 
 PyTorch sends float32 products on CPUs to MKL, which on processors of other makers than its own falls back to narrower
 vector instructions: oneDNN, shipped in the same PyTorch, runs the same product 1.5 to 2.3 times as fast there
-(`python -m benchmarks.kfac --products`). Below about 10⁶ multiply-adds its call overhead eats the gain.
+(`python -m benchmarks.kfac --products`). Below about 10⁶ multiply-adds its call overhead outweighs the gain.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _dense(matrix: Tensor) -> Tensor:
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Returns `x @ weight.T + bias` as `F.linear` does, with large products and their gradients by oneDNN.
 
-    Differentiable once where oneDNN is taken, which compilers and function transforms see only as `F.linear`.
+    Differentiable once where oneDNN is used. Compilers and function transforms see only `F.linear`.
 
     Args:
         x: (..., in).
@@ -68,7 +68,7 @@ def matmul(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _by_onednn(x: Tensor, multiply_adds: int) -> bool:
-    # First: whoever traces this must not come to depend on the batch's size.
+    # Checked first: a trace must not depend on the batch's size.
     if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
         return False
     return suits_onednn(x, multiply_adds)

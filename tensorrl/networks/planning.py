@@ -154,7 +154,7 @@ class _Search:
         self._opens: dict[int, frozenset[int]] = {}
         self._foldable = sum(1 << i for i in foldable)
         self._leaves = [_Node(o.labels, o.shape, 0.0, 1 << i) for i, o in enumerate(operands)]
-        # Memory orders are what makes large networks slow to plan, and matter less the longer the chain.
+        # Memory orders make large networks slow to plan, and matter less in longer chains.
         self._kept = max(1, 10 - len(operands))
 
     def plan(self) -> Plan:
@@ -187,7 +187,7 @@ class _Search:
         return sorted(found.values(), key=lambda node: node.cost)
 
     def _join(self, part: int, rest: int) -> _Join | None:
-        """What contracting two subsets means, and its price in any memory order; None if it is not to be tried."""
+        """How two subsets are contracted, and the price in any memory order; None if it should not be tried."""
         whole = part | rest
         ours, theirs = self._open(part), self._open(rest)
         shared = ours & theirs

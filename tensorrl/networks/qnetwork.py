@@ -69,7 +69,7 @@ class QNetwork(nn.Module):
         return self.head.values(logits, self.support)
 
     def prepare(self, stacks: Tensor) -> Tensor:
-        """Makes the floats that the torso takes of stored stacks; for a batch that several networks see."""
+        """Converts stored stacks to the floats that the torso takes, for a batch that several networks use."""
         return self.torso.prepare(stacks)
 
     @property

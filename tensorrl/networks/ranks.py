@@ -73,7 +73,7 @@ def solve_ranks(
     """Picks the ranks of all layers together so that they use a given number of coefficients.
 
     One scale serves all layers: every rank is that scale times the most it can be (`rank_limits`: for Tucker the
-    mode's size), rounded up, and no higher than what its neighbours let matter (`useful_rank`). What the next step of
+    mode's size), rounded up, and no higher than is useful beside its neighbours (`useful_rank`). What the next step of
     the scale would overshoot by is spent in rounds of single steps, the largest that fits first; if that leaves much,
     one rank is lowered by one where it lets others use the budget better. The result is never above the budget and
     depends on nothing but the arguments.
@@ -143,7 +143,7 @@ class _Allocation:
         self._layers, self._factorization, self._searched = layers, factorization, searched
         self.limits = [rank_limits(s.in_shape, s.out_shape, factorization) for s in layers]
         self.wanted = wanted
-        # What a person fixed stays as written, even where a part of it cannot matter.
+        # A rank that the user fixed stays as written, even if a part of it has no effect.
         self.ranks = [self._useful(i, rank) if i in searched else rank for i, rank in enumerate(wanted)]
         self.total = _total(layers, factorization, self.ranks)
 

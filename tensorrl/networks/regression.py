@@ -233,7 +233,7 @@ class TensorRegression(nn.Module):
 
     @torch.no_grad()
     def hold_weight(self) -> None:
-        """Builds the weight now, for passes without a gradient to take as it is until this is called again.
+        """Builds the weight now; passes without a gradient use it until the next call.
 
         For a layer that changes seldom where one large product is cheaper than several small ones, such as a target
         network's on a GPU. The memory stays in place, for CUDA graphs.
@@ -251,7 +251,7 @@ class TensorRegression(nn.Module):
 
     def _plan(self, batch: int, cuda: bool) -> Plan:
         exporting = torch.compiler.is_exporting()
-        # What is exported is to hold for any batch, so it must not look at this one's size.
+        # An exported model must work for any batch, so it must not use this batch's size.
         expected = _EXPORTED_BATCH if exporting else _PLANNED_BATCHES[-1]
         if not exporting:
             for size in reversed(_PLANNED_BATCHES):

@@ -189,7 +189,7 @@ class ScatteringStem(nn.Module):
     def encode(self, frames: Tensor, *, at_once: int = 1) -> Tensor:
         """Features as replay stores them: `transform`, each channel divided by its expected value on a model frame.
 
-        The divisors (`expected_response`) are constants of the filters: nothing is estimated, so nothing need be
+        The divisors (`expected_response`) are constants of the filters: nothing is estimated, so nothing has to be
         restored. They bring all channels to one scale, and to values that float16 holds.
 
         Args:

@@ -28,7 +28,7 @@ Shape: TypeAlias = tuple[int, ...]
 
 @dataclass(frozen=True)
 class LayerShape:
-    """The shape of one fully connected layer, all the rank search needs to know of it.
+    """The shape of one fully connected layer, which is all that the rank search needs.
 
     Attributes:
         name: the layer's name, unique within its network.
@@ -113,7 +113,7 @@ def rank_limits(in_shape: Shape, out_shape: Shape, factorization: str) -> Shape:
 
 
 def useful_rank(in_shape: Shape, out_shape: Shape, factorization: str, rank: Shape) -> Shape:
-    """Lowers every rank to what its neighbours let matter, leaving the set of weights that can be expressed unchanged.
+    """Lowers every rank to the largest useful one; the set of weights that can be expressed does not change.
 
     A Tucker mode cannot use more columns than the product of the other ranks (its unfolded core has no higher rank);
     a tensor-train bond not more than the core on either side has rows. The result is the largest such rank below the

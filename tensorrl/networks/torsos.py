@@ -11,7 +11,7 @@ from tensorrl.networks.matmul import Linear
 
 
 def _relu(x: Tensor) -> Tensor:
-    """In place, unless a gradient is to come back: for a view changed in place autograd makes copies."""
+    """In place, unless a gradient is needed: autograd makes copies for a view changed in place."""
     return F.relu(x) if torch.is_grad_enabled() else F.relu_(x)
 
 
@@ -97,7 +97,7 @@ class ScatteringTorso(nn.Module):
     keeps_frames = True
 
     def __init__(self, stack: int = 4, *, J: int = 2, L: int = 4) -> None:
-        # Kymatio's filters pull in SciPy, which other torsos need not wait for.
+        # Kymatio's filters load SciPy, which other torsos do not need.
         from tensorrl.networks.scattering import ScatteringStem
 
         super().__init__()
@@ -116,11 +116,11 @@ class ScatteringTorso(nn.Module):
         return patches.reshape(len(frames), *self.stored_shape)
 
     def prepare(self, stacks: Tensor) -> Tensor:
-        """Makes floats of stored features."""
+        """Converts stored features to floats."""
         return stacks.to(self.conv2.weight.dtype)
 
     def forward(self, stacks: Tensor) -> Tensor:
-        """Maps stacks (batch, stack, channels·25, positions) that `prepare` made floats of to features."""
+        """Maps stacks (batch, stack, channels·25, positions), as `prepare` returns them, to features."""
         batch, side = stacks.shape[0], self.side
         patches = stacks.reshape(batch, -1, side * side).transpose(1, 2)
         features = _relu(self.conv2(patches))
@@ -147,11 +147,11 @@ class NatureTorso(nn.Module):
         return frames
 
     def prepare(self, stacks: Tensor) -> Tensor:
-        """Makes pixels from 0 to 1 of stored ones."""
+        """Converts stored pixels to floats from 0 to 1."""
         return stacks.to(self.conv1.weight.dtype).mul_(1 / 255)
 
     def forward(self, stacks: Tensor) -> Tensor:
-        """Maps stacks (batch, stack, 84, 84) that `prepare` made floats of to features (batch, 64, 7, 7)."""
+        """Maps stacks (batch, stack, 84, 84), as `prepare` returns them, to features (batch, 64, 7, 7)."""
         x = _relu(self.conv1(stacks))
         x = _relu(self.conv2(x))
         return _relu(self.conv3(x))

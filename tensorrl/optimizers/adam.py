@@ -47,7 +47,7 @@ class FusedAdam(FirstOrder, torch.optim.Adam):
         """Puts back what `state_dict` returned."""
         super().load_state_dict(state_dict)
         for group in self.param_groups:
-            # Older checkpoints of GPUs say True, of which PyTorch would warn. Fused steps count on the device anyway.
+            # Older GPU checkpoints have True here, and PyTorch would warn. Fused steps count on the device anyway.
             group["capturable"] = False
         self._lists = None
 

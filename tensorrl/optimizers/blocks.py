@@ -64,7 +64,7 @@ class Block:
 
 
 class NoBlockError(Exception):
-    """A layer of a registered type that has no curvature block after all; says why."""
+    """A layer of a registered type that can have no curvature block; the message says why."""
 
 
 class LayerCurvature(ABC):
@@ -102,7 +102,8 @@ _REGISTRY: dict[type[nn.Module], type[LayerCurvature]] = {}
 
 
 def register_block(layer_type: type[nn.Module], curvature: type[LayerCurvature]) -> None:
-    """Has K-FAC use `curvature` for layers of `layer_type` and of its subclasses that are not registered themselves."""
+    """Makes K-FAC use `curvature` for layers of `layer_type` and of its subclasses that are not registered
+    themselves."""
     _REGISTRY[layer_type] = curvature
 
 
@@ -120,7 +121,7 @@ def layer_curvature(name: str, layer: nn.Module) -> LayerCurvature | None:
 
 
 class LinearCurvature(LayerCurvature):
-    """`nn.Linear` and its like, shared over all axes between the batch and the features (Martens & Grosse 2015)."""
+    """`nn.Linear` and its subclasses, shared over all axes between batch and features (Martens & Grosse 2015)."""
 
     example_dims = 1
 
@@ -243,7 +244,7 @@ def own_parameter(layer: nn.Module, name: str) -> nn.Parameter:
     """Returns a parameter that is the layer's own.
 
     Raises:
-        NoBlockError: what bears that name is computed from other parameters.
+        NoBlockError: the tensor of that name is computed from other parameters.
         InputError: it has no values yet.
     """
     value = getattr(layer, name)

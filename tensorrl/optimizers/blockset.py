@@ -41,7 +41,8 @@ class BlockSet:
     def absorb(
         self, found: Mapping[LayerCurvature, Iterable[KroneckerFactors]], decay: float, soundness: Soundness, step: int
     ) -> bool:
-        """Moves the averages by one observation, but for factors that are not finite; returns whether any moved."""
+        """Updates the averages with one observation, except for factors that are not finite; returns whether any
+        moved."""
         pairs = [(block, factors) for layer in found for block, factors in zip(layer.blocks, found[layer], strict=True)]
         pairs = [(block, factors) for block, factors in pairs if block in self._places]
         sound = soundness.of_factors(pairs, step)

@@ -79,7 +79,7 @@ class Capture:
         self._handles, self._calls = [], []
 
     def _keep(self, layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> Tensor | None:
-        # A pass without gradients, e.g. a target's, is none of ours, nor what activation checkpointing runs again.
+        # Passes without gradients (a target's) and those that activation checkpointing repeats are not captured.
         if self._observing or not (isinstance(output, Tensor) and output.requires_grad):
             return None
         # Work in place on a view (`F.linear` of three axes returns one) would cut this place out of the graph.

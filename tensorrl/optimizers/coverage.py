@@ -1,4 +1,4 @@
-"""Which parameter is optimised by what: a curvature block, or the fallback."""
+"""Which parameters a curvature block optimises, and which the fallback."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def find_layers(module: nn.Module) -> tuple[dict[nn.Module, LayerCurvature], dic
     """Finds the curvature of every layer of a module that has one and any trained parameter.
 
     Returns:
-        Curvature by layer; and why parameters of layers that look alike have none.
+        Curvature by layer; and the reasons why parameters of similar layers have none.
     """
     found: dict[nn.Module, LayerCurvature] = {}
     reasons: dict[nn.Parameter, str] = {}

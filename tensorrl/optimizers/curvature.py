@@ -35,7 +35,7 @@ class KroneckerFactors(NamedTuple):
 
 
 def kronecker_factors(inputs: Tensor, gradients: Tensor, *, sharing: Sharing, bias: bool) -> KroneckerFactors:
-    """Returns A and G of a linear map from what went in and the gradients at what came out.
+    """Returns A and G of a linear map from its inputs and the gradients at its outputs.
 
     Args:
         inputs: (batch, positions, in).
@@ -158,7 +158,7 @@ def inverse(found: Factored, *, sound: bool) -> Tensor:
 
     Args:
         found: what `factored` gave.
-        sound: that none is singular, which is known by now; then this waits for no value either.
+        sound: whether it is known that none is singular; then this waits for no value either.
     """
     lower, singular, factors, shift = found
     if sound:

@@ -11,10 +11,10 @@ from tensorrl.errors import InputError
 
 @dataclass(frozen=True)
 class LevenbergMarquardt:
-    """Adapts λ to how well the quadratic model foretold the last step (Martens & Grosse 2015, section 6.5).
+    """Adapts λ to how well the quadratic model predicted the last step (Martens & Grosse 2015, section 6.5).
 
-    Every `interval` steps, with ρ = (change of the loss) / (change the model foretold): above 3/4 λ is multiplied by
-    `rate`^interval, below 1/4 divided by it.
+    Every `interval` steps, with ρ = (change of the loss) / (predicted change): if ρ is above 3/4, λ is multiplied by
+    `rate`^interval; if it is below 1/4, λ is divided by it.
 
     Attributes:
         initial: first λ.

@@ -65,7 +65,7 @@ class Feedback:
             after: likewise, at the parameters now.
         """
         if self._trust is not None:
-            # Of steps this short float32 would give the rounding of the logarithms.
+            # For such short steps float32 would give only the rounding of the logarithms.
             divergence = DIVERGENCES[str(self._options.likelihood)](before.detach().double(), after.double())
             self._blocks.rescale(self._trust.correct(divergence.to(self._trust.reach)))
 

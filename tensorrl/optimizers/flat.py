@@ -110,7 +110,7 @@ class FlatBlocks:
         torch._foreach_add_(self._of_live(self._parameters), self._of_live(self._step_views))
 
     def turn(self, scale: float | Tensor, lr: float | Tensor, momentum: float) -> None:
-        """Does what `move` does but for adding the step to the parameters."""
+        """Does what `move` does, without adding the step to the parameters."""
         keep: float | Tensor = momentum
         sound: Tensor | None = None
         if isinstance(scale, Tensor):
@@ -128,7 +128,7 @@ class FlatBlocks:
 
     def _graft(self, lr: float | Tensor) -> None:
         mine, adams = (torch.stack(torch._foreach_norm(slices)) for slices in (self._slices, self._adams_slices))
-        # A block that does not move has no direction to be lengthened.
+        # A block that does not move has no direction to scale.
         ratios = torch.where(mine > 0, adams * lr / mine, 0)
         torch._foreach_mul_(self._slices, list(ratios.unbind()))
 

@@ -65,7 +65,7 @@ class KFAC(Feedback, Optimizer):
     be changeable. On curvature steps layers must run eagerly: compiled code runs no hooks.
 
     Args:
-        module: what is optimised. Frozen parameters (`requires_grad=False` now) are left alone.
+        module: the module to optimise. Frozen parameters (`requires_grad=False` now) do not change.
         lr: learning rate η_max, a float or 0-dim tensor, at least 0.
         damping: λ ≥ 0, a schedule λ(step), or `LevenbergMarquardt` (then report losses to `adapt_damping`).
             Split between A and G (Martens & Grosse 2015, section 6.3). Default 0.01 (ACKTR's program, Wu et al. 2017).
@@ -80,8 +80,8 @@ class KFAC(Feedback, Optimizer):
         kl_clip: the bound above, in nats; None for none. Default 0.001 (Wu et al. 2017, section 5). Not used with
             `graft` or `trust_region`.
         trust_region: KL divergence of the predictions before and after each step on its batch, in nats, momentum
-            included, as far as `lr` allows; it wants `fit_step`. None for none.
-        graft: whose lengths steps take, block by block (Agarwal et al. 2020); None for their own.
+            included, as far as `lr` allows; it needs `fit_step`. None for none.
+        graft: the optimizer whose step lengths are used, block by block (Agarwal et al. 2020); None for K-FAC's own.
         momentum: in [0, 1). Default 0.9, that of the ACKTR authors' program.
         weight_decay: L2, added to gradients before preconditioning (η in Martens & Grosse 2015). Default 0.
         fisher: "sampled" draws targets from the model's own distribution (the Fisher); "empirical" takes the loss's
@@ -236,8 +236,8 @@ class KFAC(Feedback, Optimizer):
         """Does what a step does on the device: preconditions, clips, moves the parameters.
 
         Returns:
-            Whether parameters moved, False if a gradient was not finite; on an accelerator, where telling would mean
-            waiting for it, True.
+            Whether parameters moved: False if a gradient was not finite. On an accelerator, where the answer would mean
+            a wait, always True.
         """
         groups, blocks, trust = self.param_groups, self._blocks, self._trust
         blocks.precondition(groups)
@@ -282,7 +282,7 @@ class KFAC(Feedback, Optimizer):
         self._closed = True
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the whole state, in tensors, numbers and names: a run resumed from it goes on to the last bit."""
+        """Returns the whole state, in tensors, numbers and names: a run resumed from it gives the same bits."""
         own = {
             "steps": self._steps,
             "observations": self._observations,

@@ -33,7 +33,7 @@ def sandwich(left: Tensor, middle: Tensor, right: Tensor, out: Tensor) -> None:
     if suits_onednn(middle, rows * columns * max(rows, columns)):
         for k in range(count):
             out[k].copy_(times_transposed(times_transposed(left[k], middle[k].mT), right[k]))
-    elif columns == 1:  # a bias: as a row times a matrix, the product is a dozen times faster than a matrix times it
+    elif columns == 1:  # a bias: row times matrix is a dozen times faster than matrix times column
         torch.mul(torch.bmm(middle.mT, left).mT, right, out=out)
     else:
         torch.bmm(torch.bmm(left, middle), right, out=out)

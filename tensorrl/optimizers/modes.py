@@ -25,7 +25,7 @@ from torch import Tensor
 
 
 class MapSample(NamedTuple):
-    """What one factor saw and what came back; the factor's gradient is Σ over positions of gradients ⊗ inputs."""
+    """Inputs and output gradients of one factor; its gradient is Σ over positions of gradients ⊗ inputs."""
 
     inputs: Tensor
     """(batch, positions, in)."""

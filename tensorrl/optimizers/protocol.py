@@ -9,18 +9,18 @@ from torch import Tensor
 
 
 class Observer(Protocol):
-    """What watches a forward pass: `tensorrl.optimizers.capture.Capture` is one."""
+    """An observer of a forward pass, such as `tensorrl.optimizers.capture.Capture`."""
 
     def observe(
         self, outputs: Tensor | None = None, *, loss: Tensor | None = None, weights: Tensor | None = None
     ) -> None:
-        """Takes what it wants of the pass: outputs (batch, ...), the scalar loss, the examples' weights (batch,)."""
+        """Reads what it needs of the pass: outputs (batch, ...), the scalar loss, the examples' weights (batch,)."""
 
 
 class AgentOptimizer(Protocol):
     """An optimizer whose step has a part for the host and a part for the device.
 
-    A step is: where `curvature_due`, a forward pass inside `curvature()`, whose observer is told of it; `backward()`;
+    A step is: if `curvature_due`, a forward pass inside `curvature()`, which its observer watches; `backward()`;
     `prepare()`; `apply()`. On other steps `prepare()` may come before the forward pass, and what is between it and the
     end of `apply()` is work on tensors alone, which a CUDA graph can hold.
     """
@@ -40,7 +40,7 @@ class AgentOptimizer(Protocol):
 
     @property
     def fits(self) -> int:
-        """How often the step just taken is to be told to `fit_step`; the same for every step of a run."""
+        """How often to call `fit_step` after a step; the same for every step of a run."""
 
     def fit_step(self, before: Tensor, after: Tensor) -> Any:
         """Takes the predictions (batch, outputs) on the step's batch before and after it."""

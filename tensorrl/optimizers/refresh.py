@@ -16,7 +16,7 @@ def _inverses(stacks: Sequence[BlockStack], damping: float, relative: bool) -> l
     with torch.no_grad():
         found = [stack.factored(damping, relative=relative) for stack in stacks]
         parts = [part for pair in found if pair is not None for part in pair]
-        # One question for all of them: a GPU's answer is worth waiting for once.
+        # Asked once for all of them, because each question waits for the GPU.
         singular = torch.stack([part.singular.any() for part in parts]).tolist() if parts else []
         whole = iter([inverse(part, sound=not bad) for part, bad in zip(parts, singular, strict=True)])
         return [
@@ -43,7 +43,7 @@ class InverseRefresh:
         self._pending: tuple[int, Future[list[Inverses]] | list[Inverses]] | None = None
 
     def start(self, step: int, damping: float, *, at_once: bool = False) -> None:
-        """Begins a refresh with the factors of now; one still under way is dropped in its favour."""
+        """Begins a refresh with the present factors and drops one that is still under way."""
         if at_once or not self._overlap:
             self._install(_inverses(self._stacks, damping, self._relative))
             self._pending = None

@@ -1,4 +1,4 @@
-"""What K-FAC leaves out because it is not finite, and how it says so: once for a row of like ones."""
+"""What K-FAC leaves out because it is not finite, and its warnings: one for a row of equal events."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Soundness:
         traces = [factors.inputs.trace() + factors.outputs.trace() for _, factors in found]
         sound: list[bool] = torch.stack(traces).isfinite().tolist() if traces else []
         bad = [block.name for (block, _), finite in zip(found, sound, strict=True) if not finite]
-        # One warning for a row of them: a run gone wrong would drown its own log.
+        # One warning for a row of them: otherwise a diverged run would fill its log.
         if bad and not self._warned_of_curvature:
             warn(f"step {step}: curvature of {', '.join(bad)} is not finite, skipped; averages stay as they were")
         self._warned_of_curvature = bool(bad)
@@ -56,14 +56,14 @@ class Soundness:
         return torch.where(torch.isfinite(size), (bound / size.clamp(min=1e-30)).sqrt().clamp(max=1), math.nan)
 
     def report_skipped(self, step: int) -> None:
-        """Tells of steps skipped on an accelerator, where finding out at once would mean waiting for it."""
+        """Warns of steps skipped on an accelerator, where finding out at once would mean waiting for it."""
         if not self._waits and (count := int(self._skipped)):
             self._skipped.zero_()
             warn(f"{count} steps before step {step} skipped: a gradient was not finite")
 
 
 def warn_of_unseen(names: Sequence[str]) -> None:
-    """Tells which blocks took no part in the first curvature steps; says nothing where there are none."""
+    """Warns of blocks that took no part in the first curvature steps, if there are any."""
     if names:
         warn(f"no curvature observed of {', '.join(names)}: left as is until it takes part in a curvature step")
 

@@ -19,8 +19,8 @@ SMALLEST = 1e-30
 class TrustRegion:
     """Finds the fraction of the learning rate at which a step's KL divergence is a bound.
 
-    First by the model, ½ δᵀFδ times the ratio at which measurements have been found above it (blocks do not know of one
-    another, and of old batches more than of this one). Then by the step's own measured divergence: for small steps it
+    First by the model, ½ δᵀFδ times the ratio of earlier measurements to it (blocks ignore one another, and know more
+    of old batches than of this one). Then by the step's own measured divergence: for small steps it
     is quadratic in their length, so each measurement tells the factor that is left (Martens & Grosse 2015, section 6.4,
     take the same form on the batch from the exact Fisher). The fraction is at most 1: a short learning rate stays below
     the bound.
@@ -40,7 +40,7 @@ class TrustRegion:
         self._measurements = 0
 
     def guess(self, modelled: Tensor) -> Tensor:
-        """Returns the fraction that the model says.
+        """Returns the fraction by the model.
 
         Args:
             modelled: 0-dim, ½ δᵀFδ of the step at the whole learning rate, in nats.
@@ -62,7 +62,7 @@ class TrustRegion:
         factor = (self.bound / divergence.clamp(min=SMALLEST)).sqrt().clamp(max=GROWTH[self._measurements])
         factor = torch.where(sound, torch.minimum(factor, 1 / self.reach), 0)
         seen = divergence / (self._modelled * self.reach**2).clamp(min=SMALLEST)
-        # What is lost in rounding, or blew up, tells nothing about the next step.
+        # A value lost in rounding, or not finite, says nothing about the next step.
         told = sound & (self._modelled > 0) & (divergence > 0) & (self.reach > 0)
         weight = torch.where(told, 1 - MEMORY, 0.0)
         self.ratio.mul_((torch.where(told, seen, 1) / torch.where(told, self.ratio, 1)).pow(weight))

@@ -135,7 +135,7 @@ def attributes_of(settings: Settings) -> dict[str, Any]:
         "epsilon": 0.0 if s.noisy else schedule,
         "replay_buffer_config": {
             "type": BUFFER_TYPE,
-            # RLlib is to build no buffer of its own: ours is a part of the training.
+            # RLlib must not build its own buffer: ours is a part of the training.
             "no_local_replay_buffer": True,
             "capacity": s.replay_capacity,
             "alpha": s.priority_exponent,
@@ -153,7 +153,7 @@ def value_of(name: str, settings: Settings) -> Any:
 
 
 def parts_of(whole: str, value: Any, settings: Settings) -> dict[str, Any]:
-    """A whole's value as values of its parts, where one part is to be changed alone.
+    """The values of a whole's parts, for changing one part alone.
 
     Raises:
         InputError: a value that Rainbow cannot have.

@@ -1,4 +1,4 @@
-"""Attributes of a config that are a trial's settings: the chosen ones lie in it, the rest is the variant's."""
+"""Attributes of a config that are a trial's settings: it holds the chosen ones, the variant gives the rest."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class _Variant:
 class ChosenSettings(DQNConfig):  # type: ignore[misc]
     """A config of RLlib whose attributes are the settings of a trial.
 
-    An attribute that the user chose lies in the instance; every other setting is the variant's own, and is looked up
-    when it is asked for. So a change of the variant changes all that was not chosen.
+    The instance holds the attributes that the user chose. Every other setting is the variant's, and is looked up when
+    it is read. So a change of the variant changes every setting that was not chosen.
 
     Attributes:
         variant: name of the variant; called, the builder's method that chooses one.
@@ -75,7 +75,7 @@ class ChosenSettings(DQNConfig):  # type: ignore[misc]
         Raises:
             InputError: a name that no attribute has.
         """
-        # RLlib sends some through the builder's methods, though they are what they were; and merges ours, a dict.
+        # RLlib sends some unchanged ones through the builder's methods, and merges ours, a dict.
         routed = ("env_config", "model")
         ours = {name: value for name, value in config_dict.items() if name in ATTRIBUTES or name in ALIASES}
         rest = {
@@ -94,7 +94,8 @@ class ChosenSettings(DQNConfig):  # type: ignore[misc]
         return self.complete(found) if self._is_frozen else found
 
     def complete(self, chosen: dict[str, Any]) -> dict[str, Any]:
-        """Adds to a dict of attributes what it leaves to the variant, so that it holds all that trains."""
+        """Adds to a dict of attributes those it leaves to the variant, so that it holds every setting of the
+        training."""
         given = {ALIASES.get(name, name) for name in chosen}
         wholes = {_PART_OF[name] for name in given if name in _PART_OF} | ({"v_min"} if "v_max" in given else set())
         if self.noisy:
@@ -168,7 +169,7 @@ class ChosenSettings(DQNConfig):  # type: ignore[misc]
                 raise InputError(f"{name}: {whole} is a search space, and holds it already")
             self.__dict__.update(parts_of(whole, self.__dict__.pop(whole), self.settings))
         if name == "replay_buffer_config" and isinstance(value, Mapping) and not self._is_frozen:
-            # As RLlib does: what is not mentioned stays.
+            # As in RLlib: attributes that are not named stay.
             known = "rainbow" if is_space(self.variant) else self.variant
             value = {**value_of(name, resolve(known, {})), **self.__dict__.get(name, {}), **value}
         super().__setattr__(name, value)

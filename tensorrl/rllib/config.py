@@ -1,4 +1,4 @@
-"""The configuration of `Rainbow`: its attributes are what trains, however they are set."""
+"""The configuration of `Rainbow`: training uses its attributes, however they are set."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _OURS = ("variant", "total_steps", "steps_per_iteration")
 
 
 class RainbowSettings(ChosenSettings):
-    """Everything of `RainbowConfig` but the algorithm that it is of.
+    """Everything of `RainbowConfig` except its algorithm class.
 
     Attributes:
         variant: name of the variant; `config.variant(name, **settings)` chooses one in the builder's chain.
@@ -49,7 +49,7 @@ class RainbowSettings(ChosenSettings):
         self.store_buffer_in_checkpoints = True
         # One iteration is one `training_step`, however short.
         self.min_sample_timesteps_per_iteration = 0
-        # Last: from here on a name that nothing has is an error.
+        # Last: from here on an unknown name is an error.
         self.variant = "rainbow"
 
     def environment(self, env: Any = NotProvided, **others: Any) -> Self:
@@ -66,7 +66,7 @@ class RainbowSettings(ChosenSettings):
         return self
 
     def env_runners(self, **settings: Any) -> Self:
-        """As `AlgorithmConfig.env_runners`, which passes over one old option without a word.
+        """As `AlgorithmConfig.env_runners`, which silently ignores one old option.
 
         Raises:
             InputError: that option.
@@ -157,7 +157,7 @@ class RainbowSettings(ChosenSettings):
             raise InputError("env_runners(explore=False): training explores; evaluation_config={'explore': False}")
         if not self.in_evaluation:
             self._check_evaluation()
-        # RLlib would say that the new API stack is new.
+        # RLlib would warn that the new API stack is new.
         log_once(f"{self.algo_class.__name__}_on_new_api_stack")
         super().validate()
 
@@ -176,7 +176,7 @@ class RainbowSettings(ChosenSettings):
                 raise InputError(f"{option}={given!r}): a subclass of {base.__name__}")
 
     def _module_class(self) -> type:
-        """The module that is to be trained.
+        """The module to train.
 
         Raises:
             InputError: it cannot be trained here.
@@ -261,5 +261,5 @@ def _training_options() -> frozenset[str]:
 
 @functools.cache
 def _defaults(kind: Any) -> dict[str, Any]:
-    """Attributes of a config that nothing was changed in."""
+    """Attributes of an unchanged config."""
     return dict(vars(kind()))

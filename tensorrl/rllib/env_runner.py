@@ -128,7 +128,7 @@ class AtariEnvRunner(SingleAgentEnvRunner):  # type: ignore[misc]
             self.recent = [(score, length, seconds) for score, length, seconds in state[_RECENT]]
 
     def get_ctor_args_and_kwargs(self) -> tuple[tuple[()], dict[str, Any]]:
-        """What to build this runner from again."""
+        """The arguments to build this runner again."""
         return (), {"config": self.config, "worker_index": self.worker_index}
 
     def close_games(self) -> None:

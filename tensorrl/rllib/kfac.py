@@ -28,7 +28,7 @@ class KFACLearnerMixin:
         >>> # config.learners(learner_class=PPOKFACLearner, learner_config_dict={"kfac": {"damping": 0.1}})
 
     The learning rate is the config's `lr`, a schedule too. The Fisher is the empirical one, of the loss that the
-    algorithm computes anyway, so nothing need be known of what its outputs mean; a learner that overrides
+    algorithm computes anyway, so the meaning of its outputs does not matter; a learner that overrides
     `curvature_outputs` and sets `fisher="sampled"` and a `likelihood` has the sampled one. Parameters that no
     curvature block covers (a layer norm, say) are Adam's unless `fallback` says otherwise.
     """
@@ -66,7 +66,7 @@ class KFACLearnerMixin:
         return None
 
     def _uncompiled_update(self, batch: dict[str, Any], **kwargs: Any) -> Any:
-        """RLlib's update, its forward pass and losses under the eyes of K-FAC."""
+        """RLlib's update, with K-FAC watching its forward pass and losses."""
         with ExitStack() as stack:
             self._captures, self._batch, self._watch = {}, batch, stack
             for module_id in batch:
@@ -90,7 +90,7 @@ class KFACLearnerMixin:
         return losses
 
     def compute_gradients(self, loss_per_module: dict[str, Any], **kwargs: Any) -> Any:
-        """Has K-FAC take the curvature it is due, and then the gradients as the algorithm does."""
+        """Lets K-FAC observe curvature if it is due, then computes the gradients as the algorithm does."""
         for module_id, capture in (self._captures or {}).items():
             if module_id in loss_per_module and module_id != ALL_MODULES:
                 outputs = self.curvature_outputs(module_id, self._batch[module_id])

@@ -19,7 +19,7 @@ from tensorrl.trial import warm_start
 from tensorrl.trial.settings import Settings
 from tensorrl.trial.training import build_network
 
-# RLlib warns of a class of its own whenever it builds a module, whosever it is.
+# RLlib warns of one of its own classes whenever it builds any module.
 log_once("RLModule(config=[RLModuleConfig object])")
 
 ATOMS, QF_LOGITS, QF_PROBS, QF_PREDS = "atoms", "qf_logits", "qf_probs", "qf_preds"
@@ -61,7 +61,7 @@ class RainbowModule(TorchRLModule, QNetAPI, TargetNetworkAPI, InferenceOnlyAPI):
         return [(self.network, self.target)]
 
     def get_non_inference_attributes(self) -> list[str]:
-        """The target is of no use in acting."""
+        """Acting does not need the target."""
         return ["target"]
 
     def get_initial_state(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What each option of RLlib's builder does here: honoured, or refused by `RainbowConfig.validate()` with a reason.
+"""Each option of RLlib's builder: honoured, or refused by `RainbowConfig.validate()` with a reason.
 
 `docs/rllib.md` holds the same as a table, and a test walks the builder's signatures of the installed Ray.
 """
@@ -217,11 +217,11 @@ def options(table: dict[str, dict[str, str]]) -> Iterator[Option]:
 
 
 def check(values: dict[str, Any], defaults: dict[str, Any]) -> None:
-    """Refuses options that were changed and would do nothing.
+    """Refuses options that were changed and would have no effect.
 
     Args:
         values: attributes of a config.
-        defaults: those of one that nothing was changed in.
+        defaults: those of an unchanged config.
 
     Raises:
         InputError: such an option.

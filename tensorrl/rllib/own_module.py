@@ -1,4 +1,4 @@
-"""An RLModule of one's own in the place of our network: any module with `QNetAPI` and `TargetNetworkAPI`."""
+"""A user's RLModule in place of our network: any module with `QNetAPI` and `TargetNetworkAPI`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tensorrl.trial.settings import Settings
 
 
 class Frames:
-    """What stands in for a torso: replay keeps frames (84, 84) uint8 as they come."""
+    """Takes the place of a torso: replay keeps frames (84, 84) uint8 as they come."""
 
     stored_shape: tuple[int, ...] = FRAME_SHAPE
     stored_dtype = torch.uint8
@@ -33,7 +33,7 @@ class Frames:
 
 @dataclass(frozen=True)
 class Shape:
-    """What the training asks of a network's description."""
+    """The parts of a network's description that training needs."""
 
     actions: int
     atoms: int
@@ -41,7 +41,7 @@ class Shape:
 
 
 class ModuleNetwork(nn.Module):
-    """A module of one's own as the network of an `Agent`.
+    """A user's module as the network of an `Agent`.
 
     Its `compute_q_values({"obs": stacks})`, with stacks (batch, 4, 84, 84) uint8, gives "qf_preds" (batch, actions);
     with a value distribution also "atoms" (atoms,), equally spaced, and "qf_logits" (batch, actions, atoms).
@@ -51,7 +51,7 @@ class ModuleNetwork(nn.Module):
         actions: of the game.
 
     Raises:
-        InputError: it gives something else.
+        InputError: it returns something else.
     """
 
     support: Tensor
@@ -80,7 +80,7 @@ class ModuleNetwork(nn.Module):
         self.register_buffer("support", atoms.to(device), persistent=False)
 
     def outputs(self, found: dict[str, Tensor]) -> Tensor:
-        """What of the module's values the head is about."""
+        """The part of the module's values that the head reads."""
         return found[QF_LOGITS] if self.head.axes else found[QF_PREDS]
 
     def forward(self, stacks: Tensor) -> Tensor:
@@ -110,10 +110,10 @@ class ModuleNetwork(nn.Module):
 
 
 class ModuleTarget(nn.Module):
-    """The target networks of a module of one's own.
+    """The target networks of a user's module.
 
     Args:
-        network: which it is the target of.
+        network: the network that it is the target of.
     """
 
     support: Tensor
@@ -140,7 +140,7 @@ class ModuleTarget(nn.Module):
 
 
 class ModuleAgent(Agent):
-    """An agent on a module of one's own.
+    """An agent on a user's module.
 
     Args:
         network: its module has its target networks.

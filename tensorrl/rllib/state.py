@@ -15,7 +15,7 @@ from tensorrl.trial.training import Training
 
 
 def snapshot(training: Training) -> dict[str, Any]:
-    """All that the rest of a training depends on, apart from what the training goes on to change."""
+    """Everything that the rest of a training depends on, as it is now."""
     tensors: dict[str, Tensor] = {}
     plain = checkpoints.pack(training.get_state(), tensors)
     replay = training.replay
@@ -30,7 +30,7 @@ def snapshot(training: Training) -> dict[str, Any]:
 
 
 def put_back(training: Training, state: dict[str, Any]) -> None:
-    """Puts a training where a snapshot was taken.
+    """Restores a training from a snapshot.
 
     Raises:
         InputError: the snapshot is of another network, game or replay.
@@ -47,7 +47,7 @@ def put_back(training: Training, state: dict[str, Any]) -> None:
 
 
 def _keep_streams(training: Training, state: dict[str, Any]) -> None:
-    """Lets the games go on as they were seeded, like the generators in the state, whatever the config's seed is."""
+    """Keeps the seed of the games, like the generators in the state, whatever the config's seed is."""
     training.game.seed = int(state["game"]["seed"])
 
 
@@ -88,7 +88,7 @@ class TrainingFiles(Checkpointable):  # type: ignore[misc]
 
 
 class _Told:
-    """Turns what a state that does not fit raises into one line."""
+    """Turns the exception of a state that does not fit into an error of one line."""
 
     def __enter__(self) -> None:
         return None

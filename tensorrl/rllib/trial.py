@@ -28,7 +28,7 @@ def config_of(spec: TrialSpec, device: torch.device) -> RainbowConfig:
 
 
 def build_training(spec: TrialSpec, device: torch.device) -> Training:
-    """Everything a trial runs on, out of an algorithm that RLlib builds.
+    """Everything that a trial runs on, from an algorithm that RLlib builds.
 
     Raises:
         InputError: see `config_of`.

@@ -17,12 +17,12 @@ OnEvent = Callable[[str, SingleAgentEpisode, list[SingleAgentEpisode]], None]
 
 
 class WatchedGame(AtariGame):
-    """The training game, which tells a watch what is played and keeps the seconds that games took.
+    """The training game; it reports what is played to a watch and measures the seconds of each game.
 
     Args:
         game: ALE's name.
         seed: the trial's.
-        watch: what to tell; None where nobody listens.
+        watch: gets the reports; None if there are no callbacks.
     """
 
     def __init__(self, game: str, seed: int, watch: EpisodeWatch | None) -> None:
@@ -57,7 +57,7 @@ class WatchedGame(AtariGame):
         return step
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """As `AtariGame.set_state`; no callback hears of steps that are played again."""
+        """As `AtariGame.set_state`; callbacks are not called for steps that are played again."""
         if self._watch is None:
             super().set_state(state)
             return
@@ -74,7 +74,7 @@ class WatchedGame(AtariGame):
 
 
 class EpisodeWatch:
-    """Builds episodes of the training game and tells of them.
+    """Builds episodes of the training game and calls the callbacks.
 
     Observations are stacks (4, 84, 84) uint8, rewards the game's own. An episode is cut at the end of every `train()`,
     as RLlib's own runner cuts it at the end of a `sample()`.

@@ -74,6 +74,11 @@ def finished(record: SweepRecord) -> dict[tuple[str, str], list[CellStatus]]:
     return held
 
 
+def without_human_score(record: SweepRecord) -> list[str]:
+    """The games whose scores cannot be normalised, for want of a published human score."""
+    return [game for game in record.games if games.get(game).human is None]
+
+
 def choose_block(record: SweepRecord) -> Block:
     """Finds the largest rectangle (games × runs) that is complete for every agent compared; of equals, the wider.
 
@@ -83,7 +88,8 @@ def choose_block(record: SweepRecord) -> Block:
     happens to be finished favours who has not yet played the hard games.
     """
     held = finished(record)
-    all_games = [game for game in record.games if games.get(game).human is not None]
+    apart = without_human_score(record)
+    all_games = [game for game in record.games if game not in apart]
     count: dict[str, dict[str, int]] = {
         label: {game: len(held.get((label, game), ())) for game in all_games} for label in record.labels
     }

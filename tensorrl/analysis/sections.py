@@ -55,7 +55,9 @@ MEANINGS: Mapping[str, str] = {
 def scores(record: SweepRecord, block: Block, left_out: list[str]) -> Iterator[Table | Picture]:
     """Aggregates, and comparisons of the agents; what there are too few cells for is added to `left_out`."""
     if not block:
-        left_out.append("Aggregates and their figures: no game is finished by every agent.")
+        known = len(scoreboard.without_human_score(record)) < len(record.games)
+        reason = "no game is finished by every agent" if known else "no game has a published human score"
+        left_out.append(f"Aggregates and their figures: {reason}.")
         return
     found = {protocol: scoreboard.normalized(record, block, protocol) for protocol in PROTOCOLS}
     size, against = scoreboard.sizes(record), scoreboard.baseline(block)

@@ -8,6 +8,7 @@ import json
 import shutil
 import statistics
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +225,19 @@ def test_a_sweep_with_nothing_finished_still_has_a_report(store: Path, tmp_path:
     assert any("nothing can be compared" in warning for warning in made.warnings)
     report.write(made, tmp_path / "report")
     assert not list((tmp_path / "report" / "figures").iterdir())
+
+
+def test_games_without_a_human_score_are_said_to_have_none_and_not_to_be_unfinished(made: Path) -> None:
+    record = sweep_record(made, "small")
+    apart = {"krull": "adventure"}
+    some = replace(record, cells=[replace(cell, game=apart.get(cell.game, cell.game)) for cell in record.cells])
+    block = scoreboard.choose_block(some)
+    assert set(block.games) == set(GAMES) - {"krull"}
+    (said,) = [each for each in report.build(some).warnings if "adventure" in each]
+    assert said.startswith("No human score is published for adventure:")
+    alone = report.build(replace(some, cells=[cell for cell in some.cells if cell.game == "adventure"]))
+    assert not any("finished by every agent" in each for each in (*alone.warnings, *alone.left_out))
+    assert "Aggregates and their figures: no game has a published human score." in alone.left_out
 
 
 def test_what_a_sweep_has_no_cells_for_is_left_out_and_said(small: report.Report, pong: report.Report) -> None:

@@ -34,7 +34,7 @@ def _table(
     rows: Sequence[Mapping[str, Any]], title: str | None, said: Callable[[str], str], *, narrow: bool = False
 ) -> Table:
     """Builds the table; a narrow one has no frame, and its headings wrap at hyphens and spaces."""
-    shape: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False} if narrow else {}
+    shape: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": 0, "show_edge": False} if narrow else {}
     table = Table(title=None if title is None else said(title), title_justify="left", **shape)
     if rows:
         for name, value in rows[0].items():

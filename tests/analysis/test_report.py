@@ -230,7 +230,10 @@ def test_a_sweep_with_nothing_finished_still_has_a_report(store: Path, tmp_path:
 def test_games_without_a_human_score_are_said_to_have_none_and_not_to_be_unfinished(made: Path) -> None:
     record = sweep_record(made, "small")
     apart = {"krull": "adventure"}
-    some = replace(record, cells=[replace(cell, game=apart.get(cell.game, cell.game)) for cell in record.cells])
+    some = replace(
+        record,
+        cells=[replace(each, cell=replace(each.cell, game=apart.get(each.game, each.game))) for each in record.cells],
+    )
     block = scoreboard.choose_block(some)
     assert set(block.games) == set(GAMES) - {"krull"}
     (said,) = [each for each in report.build(some).warnings if "adventure" in each]

@@ -109,7 +109,7 @@ def evaluate_command(
 
     print_table([{"episode": i + 1, **episode} for i, episode in enumerate(result["episodes"])])
     print(
-        f"{result['variant']} on {result['game']} after {result['agent_steps']:,} agent steps: "
+        f"{result['variant']} on {result['game']} after {result['agent_steps']:,} agent steps:\n"
         f"mean {result['mean']:.1f}"
         + ("" if result["human_normalized"] is None else f", human-normalised {result['human_normalized']:.3f}")
     )

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tensorrl.learning.replay import Replay
 from tensorrl.trial import checkpoints
 from tensorrl.trial.run import TrialSpec, build_training
 from tensorrl.trial.training import parameters_sha256
@@ -63,7 +64,8 @@ def test_a_restored_training_goes_on_to_the_same_bits(tmp_path, variant, overrid
 def test_a_ring_that_has_wrapped_is_restored(tmp_path):
     def tiny():
         training = make(replay_capacity=2_000)
-        training.replay = type(training.replay)(100, (225, 25), n_step=20)
+        frames = training.agent.network.torso
+        training.replay = Replay(100, (225, 25), source_shape=(84, 84), encode=frames.encode, n_step=20)
         return training
 
     first = tiny()

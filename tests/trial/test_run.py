@@ -144,12 +144,12 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
         run_trial(spec(), out, resume=True)
 
 
-def test_a_checkpoint_with_a_replay_of_another_size_is_refused(tmp_path, monkeypatch):
+def test_a_checkpoint_with_more_transitions_than_replay_has_room_for_is_refused(tmp_path, monkeypatch):
     out = tmp_path / "run"
     with pytest.raises(Kill):
         run_trial(spec(), out, on_report=stop_at(75))
-    monkeypatch.setattr("tensorrl.trial.training.replay_slots", lambda settings, steps: 5_000)
-    with pytest.raises(InputError, match=r"cannot go on from it .*capacity .*not 5000.*; begin anew"):
+    monkeypatch.setattr("tensorrl.trial.training.replay_slots", lambda settings, steps: 50)
+    with pytest.raises(InputError, match=r"cannot go on from it .*does not fit 50 slots.*; begin anew"):
         run_trial(spec(), out, resume=True)
 
 

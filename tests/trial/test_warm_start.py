@@ -310,5 +310,5 @@ def build_module(config: RainbowConfig) -> RainbowModule:
     return RainbowModule(
         observation_space=spaces.Box(0, 255, (4, 84, 84), np.uint8),
         action_space=spaces.Discrete(4),
-        model_config=config.get_default_rl_module_spec().model_config,
+        model_config=config.model_config,
     )

@@ -114,8 +114,9 @@ def test_status_is_what_the_folders_say_and_who_runs_or_failed_what_the_driver_s
     assert [row.agent_steps for row in status.rows] == [500, 300, 200, 0]
     assert status.rows[2].error == ("ValueError: no",)
     assert (status.driver, status.steps_per_second) == ("running", 50.0)
-    # 200 of the running cell and 500 of the waiting one are left, at 50 a second.
-    assert status.seconds_left == 14.0
+    # 200 steps of the running cell and 500 of the waiting one are left, at 50 a second, and ten evaluation games of
+    # each, at 1.5 s a game.
+    assert status.seconds_left == 14.0 + 20 * 1.5
 
     write_state(tmp_path, cells=told, age=600)
     status = sweep_status(tmp_path, "tiny")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
+from types import MappingProxyType
 from typing import Any
 
 from ray.rllib.core import ALL_MODULES
@@ -34,6 +35,7 @@ class KFACLearnerMixin:
     """
 
     _captures: dict[str, Capture] | None = None
+    _kfac_of: Mapping[str, KFAC] = MappingProxyType({})
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         """Registers K-FAC for a module.
@@ -49,6 +51,7 @@ class KFACLearnerMixin:
             optimizer = KFAC(module, lr=rate, **options)
         except TypeError as error:
             raise InputError(f"learner_config_dict[{OPTIONS!r}]: {error}") from None
+        self._kfac_of = {**self._kfac_of, module_id: optimizer}
         learner.register_optimizer(
             module_id=module_id,
             optimizer=optimizer,
@@ -70,18 +73,11 @@ class KFACLearnerMixin:
         with ExitStack() as stack:
             self._captures, self._batch, self._watch = {}, batch, stack
             for module_id in batch:
-                optimizer = self._kfac(module_id)
+                optimizer = self._kfac_of.get(module_id)
                 if optimizer is not None:
                     rows = len(batch[module_id][Columns.ACTIONS])
                     self._captures[module_id] = stack.enter_context(optimizer.curvature(batch_size=rows))
             return super()._uncompiled_update(batch, **kwargs)  # type: ignore[misc]
-
-    def _kfac(self, module_id: str) -> KFAC | None:
-        learner: Any = self
-        for _, optimizer in learner.get_optimizers_for_module(module_id):
-            if isinstance(optimizer, KFAC):
-                return optimizer
-        return None
 
     def compute_losses(self, *, fwd_out: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:
         """The algorithm's losses; keeps what the forward pass gave in `forward_outputs`."""

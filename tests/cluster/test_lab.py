@@ -181,7 +181,7 @@ def _trials_on(lab: Lab, name: str) -> list[int]:
 
 
 def _begun(lab: Lab) -> list[Path]:
-    return [path for path in lab.storage.rglob("progress.jsonl") if path.stat().st_size > 0]
+    return [path for path in lab.storage.glob("[!.]*/progress.jsonl") if path.stat().st_size > 0]
 
 
 def _results(lab: Lab) -> dict[str, dict[str, Any]]:
@@ -191,7 +191,8 @@ def _results(lab: Lab) -> dict[str, dict[str, Any]]:
 def _read_results(store: Path) -> dict[str, dict[str, Any]]:
     """Every result in a store by its trial's key, with the agent steps of its progress lines."""
     found = {}
-    for path in store.rglob("result.json"):
+    # Tune keeps a result.json of its own, in a hidden folder.
+    for path in store.glob("[!.]*/result.json"):
         key = json.loads((path.parent / "trial.json").read_text())["key"]
         assert key not in found
         lines = (path.parent / "progress.jsonl").read_text().splitlines()

@@ -98,8 +98,8 @@ def test_a_variant_without_finished_cells_is_reckoned_as_much_slower_as_the_othe
     speeds = {each["variant"]: each["steps_per_second"] for each in found["variants"]}
     assert speeds["trl-5x"] == pytest.approx(measured()["cpu", "trl-5x"].steps_per_second / 2)
     trained = 100_000 / speeds["rainbow"] + 2 * 100_000 / speeds["trl-5x"]
-    # Three cells are left: eight seconds to start, and 109 games of three seconds each.
-    assert 3600 * found["hours"] == pytest.approx(trained + 3 * (8 + 327))
+    # Three cells are left: ten seconds to start, and 109 games of three seconds each.
+    assert 3600 * found["hours"] == pytest.approx(trained + 3 * (10 + 327))
 
 
 def test_memory_limits_trials_as_cores_do() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from ray._raylet import AuthenticationTokenLoader
 from typer.testing import CliRunner
 
 from tensorrl.cli import app
@@ -27,14 +28,19 @@ VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A home folder without a token, and no variable of Ray's that speaks of one."""
     for name in VARIABLES:
         # Set and then removed, so that what the code under test sets is undone, too.
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
-    return tmp_path
+    # Ray keeps the mode and the token of an earlier test's cluster for the whole process; a new shell has neither.
+    asked = "ray._private.authentication.authentication_utils.is_token_auth_enabled"
+    monkeypatch.setattr(asked, lambda: os.environ.get("RAY_AUTH_MODE") == "token")
+    AuthenticationTokenLoader.instance().reset_cache()
+    yield tmp_path
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 def keep_token(home: Path, value: str) -> None:

@@ -145,3 +145,13 @@ def test_the_steps_make_an_environment_that_runs(source: Path) -> None:
         ran = _run(*user, source / "docker/entrypoint.sh", *command, cwd=home, PATH=path, HOME=str(home), timeout=600.0)
         assert ran.returncode == 0, ran.stderr
         assert expected in ran.stdout
+
+    # All that a trial imports under Ray, Tune and MLflow is there, without what only tests and benchmarks need.
+    ran = _run(
+        *user, source / "docker/entrypoint.sh",
+        "tensorrl", "sweep", source / "tests/smoke.yaml", "--out", home / "store",
+        cwd=home, PATH=path, HOME=str(home), RAY_TMPDIR=str(source / "ray"), OMP_NUM_THREADS="1", timeout=1800.0,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert len(list((home / "store").glob("pong-denoised-seed0-*/result.json"))) == 1
+    assert (home / "store/mlflow.db").is_file()

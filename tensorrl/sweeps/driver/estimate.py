@@ -8,7 +8,7 @@ import os
 import shutil
 import statistics
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +27,9 @@ _FULL_STEPS = 100_000
 # From full trials of 100k steps on RoadRunner and Assault (docs/results-earlier.md), on a machine with other load:
 # 43 to 239 s for the last evaluation of 100 games, 47 to 65 MiB on disk.
 _GAME_SECONDS = 1.5
+# Time of an agent step without an update, over that of one with: 0.11 for rainbow, 0.13 for trl-5x, 0.09 for
+# kfac-trl-5x, 0.04 for pong-dqn (processor time on one thread of an Intel Xeon).
+_ACTING = 0.1
 _DISK = 65 * MIB
 # Imports, the emulator and the first report: `python -m benchmarks.startup` gives 4 s for `tensorrl train` alone. RLlib
 # needs 2 more seconds of a core.
@@ -189,7 +192,8 @@ def estimate(spec: SweepSpec, rows: Sequence[CellStatus], there: Sequence[Machin
     """
     device: Device = "cuda" if spec.resources.gpus != 0 and any(machine.gpus for machine in there) else "cpu"
     left = [row for row in rows if row.state != "finished"]
-    speeds = {variant: _speed(variant, rows, device) for variant in spec.variants}
+    table = _table_speeds(spec, device)
+    speeds = {variant: _speed(variant, rows, device, table) for variant in spec.variants}
     game = _game_seconds(rows)
     seconds = {variant: _seconds(spec, variant, left, speeds[variant][0], game) for variant in spec.variants}
     fits = {machine.name: trials_at_once(spec, machine, device) for machine in there}
@@ -245,7 +249,22 @@ def _seconds(
     )
 
 
-def _speed(variant: str, rows: Sequence[CellStatus], device: Device) -> tuple[float | None, str]:
+def _table_speeds(spec: SweepSpec, device: Device) -> dict[str, float]:
+    """Returns the agent steps per second of the sweep's variants by the table, which has an update at every step."""
+    shares: dict[str, list[float]] = {}
+    for cell in _kinds(spec):
+        time_of_a_step = _ACTING + (1 - _ACTING) / cell.trial.settings.update_interval
+        shares.setdefault(cell.trial.variant, []).append(time_of_a_step)
+    return {
+        variant: measured()[device, variant].steps_per_second / statistics.mean(each)
+        for variant, each in shares.items()
+        if (device, variant) in measured()
+    }
+
+
+def _speed(
+    variant: str, rows: Sequence[CellStatus], device: Device, table: Mapping[str, float]
+) -> tuple[float | None, str]:
     """Returns a variant's agent steps per second, and where the figure comes from.
 
     The speed comes from the sweep's own finished cells; if there are none, from the table, which was measured on
@@ -254,19 +273,14 @@ def _speed(variant: str, rows: Sequence[CellStatus], device: Device) -> tuple[fl
     own = _own_speeds(variant, rows, device)
     if own:
         return statistics.median(own), f"{len(own)} finished cells of this sweep"
-    row = measured().get((device, variant))
-    if row is None:
+    if variant not in table:
         return None, "not measured on a GPU yet: run one cell, and ask again"
-    others = dict.fromkeys(other.variant for other in rows)
-    shares = [
-        statistics.median(speeds) / measured()[device, other].steps_per_second
-        for other in others
-        if (device, other) in measured() and (speeds := _own_speeds(other, rows, device))
-    ]
+    source = measured()[device, variant].source
+    shares = [statistics.median(speeds) / table[each] for each in table if (speeds := _own_speeds(each, rows, device))]
     if not shares:
-        return row.steps_per_second, row.source
+        return table[variant], source
     share = statistics.median(shares)
-    return share * row.steps_per_second, f"{share:.2f} x {row.source}: so are this sweep's finished cells"
+    return share * table[variant], f"{share:.2f} x {source}: so are this sweep's finished cells"
 
 
 def _own_speeds(variant: str, rows: Sequence[CellStatus], device: Device) -> list[float]:

@@ -75,6 +75,15 @@ def test_time_is_the_cells_steps_over_measured_speed_shared_by_the_trials_that_f
     assert limited["hours"] == pytest.approx(2 * found["hours"])
 
 
+def test_a_sweep_with_fewer_updates_takes_less_time() -> None:
+    def hours(interval: int) -> float:
+        spec = sweep(variants=["pong-dqn"], settings={"update_interval": interval, "final_episodes": 1})
+        return float(estimate(spec, waiting(spec), [machine()])["trial_hours"])
+
+    # Measured in one process: a step of pong-dqn takes 57.8 ms of a core, and 16.8 ms with an update every 4 steps.
+    assert hours(4) / hours(1) == pytest.approx(16.8 / 57.8, rel=0.3)
+
+
 def test_the_sweeps_own_finished_cells_say_better_how_fast_it_is() -> None:
     spec = sweep(seeds=2)
     first, second = waiting(spec)

@@ -1,4 +1,7 @@
-"""pyproject.toml, constraints.txt and the image's lock agree: nothing is missing, nothing is left over."""
+"""pyproject.toml, constraints.txt and the image's lock name the same packages: none is missing, none is left over.
+
+Versions and hashes of the lock are tested in tests/cluster/test_hardening.py.
+"""
 
 from __future__ import annotations
 
@@ -76,18 +79,3 @@ def test_the_lock_holds_what_the_image_requires_and_no_more() -> None:
     lock = set(_versions(ROOT / "docker/requirements.lock"))
     assert _required(IMAGE) - lock == set()
     assert {name for name in lock - _required(IMAGE, everywhere=True) if not OF_CUDA.fullmatch(name)} == set()
-
-
-def test_the_locks_have_the_versions_that_are_pinned() -> None:
-    pins = _versions(ROOT / "constraints.txt")
-    for name in ("requirements.lock", "build.lock"):
-        held = _versions(ROOT / "docker" / name)
-        assert held
-        assert {package: version for package, version in held.items() if pins.get(package, version) != version} == {}
-
-
-def test_every_version_of_a_lock_has_hashes() -> None:
-    for name in ("requirements.lock", "build.lock"):
-        entries = re.split(r"^(?=[A-Za-z0-9])", (ROOT / "docker" / name).read_text(), flags=re.MULTILINE)[1:]
-        assert entries
-        assert [entry.split()[0] for entry in entries if "--hash=sha256:" not in entry] == []

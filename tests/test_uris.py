@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from urllib.parse import quote
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tensorrl.errors import InputError, shown
-from tensorrl.uris import holds_secret, redact, split_login, whole
+from tensorrl.uris import holds_secret, redact, redact_uri, split_login, whole
 
 
 @pytest.mark.parametrize(
@@ -20,7 +21,11 @@ from tensorrl.uris import holds_secret, redact, split_login, whole
         ("http://user:p@s:s@host/a", "http://user:***@host/a"),
         ("HTTPS://TOKEN@host/a", "HTTPS://***@host/a"),
         ("http://user:1234@host/a", "http://user:***@host/a"),
-        ("http://user:@host", "http://user:***@host"),
+        ("http://token:@host", "http://***:***@host"),
+        (f"http://{'t' * 1_500}@host/a", "http://***@host/a"),
+        ("http://user:pw@[::1]:5000/x", "http://user:***@[::1]:5000/x"),
+        ("http://user%3Apw@host", "http://***@host"),
+        ("mssql+pyodbc:///?odbc_connect=UID%3Dme%3BPWD%3Dpw%3BX%3D1", "mssql+pyodbc:///?odbc_connect=UID%3Dme%3BPWD%3D***%3BX%3D1"),
         ("postgresql+psycopg2://user:p/w#1?@host:5432/db", "postgresql+psycopg2://user:***@host:5432/db"),
         ("mysql://user:12/34@host/db", "mysql://user:***@host/db"),
         ("s3://key:secret@bucket/prefix?region=eu", "s3://key:***@bucket/prefix?region=eu"),
@@ -42,7 +47,7 @@ def test_a_password_is_hidden_and_the_rest_is_shown(uri: str, seen: str) -> None
 @pytest.mark.parametrize(
     "text",
     [
-        "http://host:5000/a@b", "http://127.0.0.1:5000", "postgresql://mlflow@host/db", "s3://bucket/a/b@v2?region=eu",
+        "http://host:5000/a@b", "http://[::1]:5000/a@b", "http://127.0.0.1:5000", "postgresql://mlflow@host/db", "s3://bucket/a/b@v2?region=eu",
         "abfs://container@account.dfs.core.windows.net/x", "file:///tmp/a:b@c", "sqlite:////tmp/mlflow.db",
         "zip://::file:///tmp/x.zip", "key=1 of seed=2, design=3, monkey: 4@5", "me@example.org: 3 of 4",
     ],
@@ -50,6 +55,42 @@ def test_a_password_is_hidden_and_the_rest_is_shown(uri: str, seen: str) -> None
 def test_what_is_no_password_stays(text: str) -> None:
     assert redact(text) == text
     assert not holds_secret(text)
+
+
+UNQUOTED = ["it's", "pa ss", 'q"<z>', "tab\tnew\nline"]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "password"),
+    [
+        *(
+            (scheme, pw)
+            for scheme in ("http://", "HTTPS://", "postgresql://", "s3://")
+            for pw in (*UNQUOTED, "p:w://x")
+        ),
+        # Without a scheme a slash is the start of a path.
+        *(("", pw) for pw in UNQUOTED),
+    ],
+)
+def test_a_password_that_was_not_quoted_is_hidden_where_the_uri_is_known(
+    scheme: str, password: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, seen = f"{scheme}user:{password}@host:5000/x", f"{scheme}user:***@host:5000/x"
+    assert redact_uri(uri) == seen
+    assert redact_uri(seen) == seen
+    assert holds_secret(uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert whole(seen, "MLFLOW_TRACKING_URI") == uri
+    # No end of the password can be seen in this text, but this process knows the URI.
+    assert redact(f"no answer of {uri}/api: refused") == f"no answer of {seen}/api: refused"
+
+
+def test_a_long_text_takes_a_time_linear_in_its_length() -> None:
+    begin = time.process_time()
+    for text in ("http://", "http://a", "x://a:b", "a:b@", "%3Btoken", "http://a:"):
+        redact(text * 20_000)
+        redact_uri(text * 20_000)
+    assert time.process_time() - begin < 5
 
 
 @given(
@@ -86,5 +127,9 @@ def test_a_whole_uri_comes_back_only_out_of_this_process_environment(monkeypatch
 def test_a_login_is_split_off_as_it_was_before_it_was_quoted() -> None:
     assert split_login("http://us%40er:p%3A%2F%40@host:1/x?y=1") == (
         "http://host:1/x?y=1", {"user": "us@er", "password": "p:/@"},
+    )  # fmt: skip
+    # A parser takes these for the end of the host's name.
+    assert split_login("http://user:p/w?x#y@host:1/x") == (
+        "http://host:1/x", {"user": "user", "password": "p/w?x#y"},
     )  # fmt: skip
     assert split_login("http://host:1/x") == ("http://host:1/x", {})

@@ -22,10 +22,16 @@ fail() {
 }
 
 [ -r "$hosts_file" ] || fail "$hosts_file: cannot be read (allowed: a file with one host a line)"
+# Both stand in commands that other hosts' shells run, and in YAML.
+[[ $STORAGE =~ ^[A-Za-z0-9_./-]+$ ]] || fail "$(printf %q "$STORAGE"): a folder of another name (allowed: letters, digits and . _ / -)"
 [ -d "$STORAGE" ] || fail "$STORAGE: no folder here (allowed: the folder that all hosts share)"
 case $STORAGE in /*) ;; *) fail "$STORAGE: not absolute, so not the same on every host" ;; esac
 mapfile -t hosts < <(sed -e 's/#.*//' -e 's/[[:space:]]//g' -e '/^$/d' "$hosts_file")
 [ "${#hosts[@]}" -ge 2 ] || fail "$hosts_file: ${#hosts[@]} hosts (allowed: a head and one worker or more)"
+for host in "${hosts[@]}"; do
+    [[ $host =~ ^([A-Za-z0-9_][A-Za-z0-9_.-]*@)?[A-Za-z0-9:][A-Za-z0-9.:-]*$ ]] ||
+        fail "$hosts_file: $(printf %q "$host") is no host (allowed: address or user@address, one a line)"
+done
 
 user=${hosts[0]%@*}
 [ "$user" != "${hosts[0]}" ] || user=$USER

@@ -12,7 +12,7 @@ from typing import Any
 from tensorrl import files
 from tensorrl.errors import InputError
 from tensorrl.files import file_lock
-from tensorrl.uris import HIDDEN, holds_secret, redact, split_login, whole
+from tensorrl.uris import HIDDEN, holds_secret, redact_uri, split_login, whole
 
 DATABASE_FILE = "mlflow.db"
 ARTIFACTS_FOLDER = "mlartifacts"
@@ -50,7 +50,7 @@ def tracking_uri_for(directory: Path, given: str | None = None) -> str:
         uri = f"{_SQLITE}{beside}"
     if holds_secret(uri):
         os.environ[URI_VARIABLE] = uri
-        return redact(uri)
+        return redact_uri(uri)
     path = sqlite_path(uri)
     if path is not None:
         _check_path(path)

@@ -164,6 +164,33 @@ def test_mlflows_users_lie_where_no_trial_writes(name: str) -> None:
     assert not any("/mlflow" in option for option in document["docker"]["run_options"])
 
 
+@pytest.mark.parametrize(
+    ("hosts", "storage", "said"),
+    [
+        ("a\n-oProxyCommand=touch$IFS/tmp/x\n", "", "is no host"),
+        ("-oProxyCommand=x@a\nb\n", "", "is no host"),
+        ("a\nb]\n", "", "is no host"),
+        ("a\n$(id)\n", "", "is no host"),
+        ("a\n", "", "1 hosts"),
+        ("a\nb\n", "/it's", "a folder of another name"),
+        ("a\nb\n", "/x; id", "a folder of another name"),
+        ("a\nb\n", "/x}\n", "a folder of another name"),
+    ],
+)
+def test_hosts_and_folders_that_a_shell_would_take_for_commands_are_refused(
+    hosts: str, storage: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "hosts").write_text(hosts)
+    folder = Path(f"{tmp_path}{storage}")
+    folder.mkdir(exist_ok=True)
+    script = ROOT / "cluster/hosts/prepare.sh"
+    ran = subprocess.run([script, tmp_path / "hosts", folder], capture_output=True, text=True, cwd=ROOT)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    (line,) = ran.stderr.splitlines()
+    assert said in line
+    assert list(folder.iterdir()) == ([tmp_path / "hosts"] if not storage else [])
+
+
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     for name in (

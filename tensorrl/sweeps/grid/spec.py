@@ -12,7 +12,7 @@ from tensorrl.errors import InputError, shown, unknown
 from tensorrl.trial import variants
 from tensorrl.trial.settings import MOST_STEPS, Settings
 from tensorrl.trial.spec import MOST_THREADS
-from tensorrl.uris import holds_secret
+from tensorrl.uris import holds_secret, redact_uri
 
 MOST_SEEDS = 10_000
 _MOST_CELLS = 100_000
@@ -153,8 +153,8 @@ class Evaluation(BaseModel):
 def _without_secret(uri: str) -> str:
     if holds_secret(uri):
         raise InputError(
-            f"{uri} holds a password, which a sweep file must not (allowed: a URI without one; the password comes by "
-            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or with the URI by MLFLOW_TRACKING_URI)"
+            f"{redact_uri(uri)} holds a password, which a sweep file must not (allowed: a URI without one; the "
+            "password comes by MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or with the URI by MLFLOW_TRACKING_URI)"
         )
     return uri
 

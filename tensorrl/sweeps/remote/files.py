@@ -18,7 +18,7 @@ from tensorrl.errors import InputError
 from tensorrl.files import is_full
 from tensorrl.sweeps.remote.kinds import Held, open_kind
 from tensorrl.trial.names import inner
-from tensorrl.uris import holds_secret
+from tensorrl.uris import holds_secret, redact_uri
 
 REMOTE_VARIABLE = "TENSORRL_REMOTE"
 PATIENCE = 600.0
@@ -49,7 +49,7 @@ class Remote:
 
     def __init__(self, uri: str) -> None:
         if holds_secret(uri):
-            raise InputError(f"remote {uri}: holds a password (allowed: credentials by the environment)")
+            raise InputError(f"remote {redact_uri(uri)}: holds a password (allowed: credentials by the environment)")
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         self.uri = uri

@@ -30,7 +30,7 @@ from tensorrl.sweeps.grid.files import load_sweep, sweep_yaml
 from tensorrl.sweeps.grid.spec import SweepSpec
 from tensorrl.trial.cell import CELLS_FILE, SWEEPS_FOLDER, Cell, read_cells
 from tensorrl.trial.folder import read_trial
-from tensorrl.trial.names import is_part
+from tensorrl.trial.names import inner_path, is_part
 
 VERSION = 1
 VERSION_FILE = ".store.json"
@@ -95,9 +95,12 @@ def open_store(store: Path) -> None:
     """Creates a store if it does not exist, and checks that it can be used.
 
     Raises:
-        InputError: the store has another version, or cannot be written to.
+        InputError: the store has another version, or cannot be written to; or what is written first is a symbolic
+            link that leads out of it.
     """
     check_version(store)
+    for name in (LOCKS_FOLDER, VERSION_FILE):
+        inner_path(store, name, where=str(store))
     try:
         (store / LOCKS_FOLDER).mkdir(parents=True, exist_ok=True)
         if not (store / VERSION_FILE).exists():

@@ -23,7 +23,7 @@ from tensorrl.sweeps.grid.spec import SweepSpec
 from tensorrl.sweeps.submit.interpreter import SETUP_HOOK
 from tensorrl.sweeps.submit.probe import MARK
 from tensorrl.sweeps.submit.token import MODE_VARIABLE, Token, find_token
-from tensorrl.uris import holds_secret, redact
+from tensorrl.uris import holds_secret, redact, redact_uri
 
 JOB_ENVIRONMENT = {
     # Ray's default is 3 seconds, too few for a trial to finish its hundred steps and write a checkpoint.
@@ -91,10 +91,11 @@ class Cluster:
         Raises:
             InputError: the command holds a password, or the cluster refuses it.
         """
-        if holds_secret(entrypoint):
+        words = shlex.split(entrypoint)
+        if redact(entrypoint) != entrypoint or any("://" in word and holds_secret(word) for word in words):
             raise InputError(
-                f"{entrypoint}: holds a password, which the cluster would keep (allowed: in the environment of the "
-                "cluster's machines)"
+                f"{shlex.join(map(redact_uri, words))}: holds a password, which the cluster would keep (allowed: in "
+                "the environment of the cluster's machines)"
             )
         environment = {**JOB_ENVIRONMENT, **_commit()}
         try:
@@ -255,7 +256,7 @@ def describe_job(spec: SweepSpec, cluster: Cluster, job: str) -> str:
     ray = "ray" if shutil.which("ray") else shlex.quote(str(Path(sys.executable).parent / "ray"))
     # Ray's own commands send a token only if the mode asks for it.
     command = f"{MODE_VARIABLE}=token {ray}" if cluster.token else ray
-    address = redact(cluster.address)
+    address = redact_uri(cluster.address)
     return (
         f"sweep {spec.name} runs as job {job}\n"
         f"  follow: {command} job logs --address {address} --follow {job}\n"

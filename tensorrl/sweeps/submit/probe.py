@@ -22,7 +22,7 @@ from tensorrl.sweeps.remote.files import REMOTE_VARIABLE, Remote
 from tensorrl.sweeps.store.layout import LOCKS_FOLDER, open_store, store_path
 from tensorrl.tracking.connection import connect, sqlite_path, tracking_uri_for
 from tensorrl.tracking.record import one_line
-from tensorrl.uris import redact
+from tensorrl.uris import redact_uri
 
 MARK = "TENSORRL-PROBE "
 """The start of the line in a job's log that holds the probe's findings."""
@@ -106,7 +106,7 @@ def look_from_here(store: str, token: str, uri: str, remote: str | None = None) 
         if path is None:
             connect(uri).search_experiments(max_results=1)
     except Exception as error:
-        problems.append(f"MLflow at {redact(uri)}: {one_line(error)}")
+        problems.append(f"MLflow at {redact_uri(uri)}: {one_line(error)}")
     return problems
 
 

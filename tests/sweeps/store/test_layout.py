@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -96,6 +97,15 @@ def test_a_store_of_another_version_is_refused_by_all_who_open_it(tmp_path: Path
         with pytest.raises(InputError) as caught:
             refused()
         assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [".locks", ".store.json"])
+def test_nothing_is_written_through_a_link_that_leads_out_of_a_store(name: str, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=rf"'{re.escape(name)}' is a symbolic link that leads out of"):
+        open_store(tmp_path / "store")
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_status_is_what_the_folders_say_and_who_runs_or_failed_what_the_driver_says(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ HIDDEN = "***"
 _LONG = r"token|passw|secret|signature|credential|api[_-]?key|account[_-]?key|access[_-]?key"
 _SHORT = r"sig|key|pwd|pw|pass|auth|sas|jwt"
 # Bounded, so that the time is linear in the length of the text. A user may be a token of a thousand characters.
-_USER = r"[^\s/?#:@'\"<>]{0,4000}"
+_USER = r"[^\s/?#:'\"<>]{0,4000}"
+_PLAIN_USER = r"[^\s/?#:@'\"<>]{0,4000}"
 _PASSWORD = r"(?:(?!://)[^\s'\"<>]){0,4000}"
 _NO_IPV6 = r"(?!\[[0-9a-f:.]*\](?:[:/?#\s'\"<>]|$))"
 _NO_PORT = r"(?!\d{0,5}(?:[/?#\s'\"<>]|$))"
@@ -31,13 +32,15 @@ _PATTERNS = tuple(
         # The password is everything between the first colon and the last @, slashes included, because some clients
         # parse it like this. In a web server's URI, digits before a slash are the port.
         rf"(?P<kept>\bhttps?://{_NO_IPV6}{_USER}:){_NO_PORT}{_PASSWORD}(?P<after>@)",
-        rf"(?P<kept>\b(?!https?:)[a-z][a-z0-9+.-]{{0,30}}://{_USER}:){_PASSWORD}(?P<after>@)",
+        # Elsewhere a password may begin like a port, but for what follows a host (`abfss://container@host:443/`).
+        rf"(?P<kept>\b(?!https?:)[a-z][a-z0-9+.-]{{0,30}}://(?:{_PLAIN_USER}:|{_USER}:{_NO_PORT})){_PASSWORD}(?P<after>@)",
         # In a web server's URI, a user without a password is a token.
         rf"(?P<kept>\bhttps?://)(?!\*{{3}}){_USER}(?P<after>@)",
         rf"(?P<kept>(?<![\w.%-])[\w.%-]{{0,40}}(?:{_LONG})[\w.%-]{{0,40}}=){_VALUE}(?P<after>)",
         rf"(?P<kept>[?&;](?:[\w.%-]{{0,40}}[_-])?(?:{_SHORT})=){_VALUE}(?P<after>)",
         # A whole connection string as the value of a query (`odbc_connect=…%3BPWD%3D…`).
-        rf"(?P<kept>(?:%3B|%26|%20|\+|%7B)(?:{_SHORT}|[\w-]{{0,40}}(?:{_LONG})[\w-]{{0,40}})%3D)[^\s&;#'\"<>%]+(?P<after>)",
+        rf"(?P<kept>(?:%3B|%26|%20|\+|%7B)(?:{_SHORT}|[\w-]{{0,40}}(?:{_LONG})[\w-]{{0,40}})%3D)"
+        r"[^\s&;#'\"<>%]+(?P<after>)",
     )
 )
 # Of a text that is one URI: everything up to the last @ belongs to the login, whatever it is.
@@ -45,9 +48,9 @@ _WHOLE = tuple(
     re.compile(pattern, re.IGNORECASE | re.DOTALL)
     for pattern in (
         r"\A(?P<kept>\s*https?://)(?!\*{3})[^/?#:@]+(?P<after>:@)",
-        rf"\A(?P<kept>\s*https?://{_NO_IPV6}[^/?#:@]*:){_NO_PORT}.*(?P<after>@)",
-        r"\A(?P<kept>\s*(?!https?:)[a-z][a-z0-9+.-]*://[^/?#:@]*:).*(?P<after>@)",
-        r"\A(?P<kept>\s*https?://)(?!\*{3}@)[^/?#:@]*(?P<after>@)",
+        rf"\A(?P<kept>\s*https?://{_NO_IPV6}[^/?#:]*:){_NO_PORT}.*(?P<after>@)",
+        rf"\A(?P<kept>\s*(?!https?:)[a-z][a-z0-9+.-]*://(?:[^/?#:@]*:|[^/?#:]*:{_NO_PORT})).*(?P<after>@)",
+        r"\A(?P<kept>\s*https?://)(?!\*{3})[^/?#:]*(?P<after>@)",
         # Without a scheme: user:password@host.
         r"\A(?P<kept>\s*[^\s/:@]+:)(?!\*{3}@)[^/@]+(?P<after>@)",
     )
@@ -117,4 +120,4 @@ def _split_unquoted(uri: str) -> tuple[str, Mapping[str, str]]:
         return uri, {}
     scheme, _, user = found["kept"].rpartition("://")
     password = uri[len(found["kept"]) : found.end() - 1]
-    return f"{scheme.strip()}://{uri[found.end():]}", {"user": unquote(user[:-1]), "password": unquote(password)}
+    return f"{scheme.strip()}://{uri[found.end() :]}", {"user": unquote(user[:-1]), "password": unquote(password)}

@@ -25,6 +25,8 @@ from tensorrl.uris import holds_secret, redact, redact_uri, split_login, whole
         (f"http://{'t' * 1_500}@host/a", "http://***@host/a"),
         ("http://user:pw@[::1]:5000/x", "http://user:***@[::1]:5000/x"),
         ("http://user%3Apw@host", "http://***@host"),
+        ("http://me@example.org:pw@host/x", "http://***@example.org:***@host/x"),
+        ("postgresql://me@example.org:pw@host/db", "postgresql://me@example.org:***@host/db"),
         ("mssql+pyodbc:///?odbc_connect=UID%3Dme%3BPWD%3Dpw%3BX%3D1", "mssql+pyodbc:///?odbc_connect=UID%3Dme%3BPWD%3D***%3BX%3D1"),
         ("postgresql+psycopg2://user:p/w#1?@host:5432/db", "postgresql+psycopg2://user:***@host:5432/db"),
         ("mysql://user:12/34@host/db", "mysql://user:***@host/db"),
@@ -48,7 +50,8 @@ def test_a_password_is_hidden_and_the_rest_is_shown(uri: str, seen: str) -> None
     "text",
     [
         "http://host:5000/a@b", "http://[::1]:5000/a@b", "http://127.0.0.1:5000", "postgresql://mlflow@host/db", "s3://bucket/a/b@v2?region=eu",
-        "abfs://container@account.dfs.core.windows.net/x", "file:///tmp/a:b@c", "sqlite:////tmp/mlflow.db",
+        "abfs://container@account.dfs.core.windows.net/x",
+        "abfss://container@host:443/a@b", "file:///tmp/a:b@c", "sqlite:////tmp/mlflow.db",
         "zip://::file:///tmp/x.zip", "key=1 of seed=2, design=3, monkey: 4@5", "me@example.org: 3 of 4",
     ],
 )  # fmt: skip

@@ -154,7 +154,8 @@ def _without_secret(uri: str) -> str:
     if holds_secret(uri):
         raise InputError(
             f"{redact_uri(uri)} holds a password, which a sweep file must not (allowed: a URI without one; the "
-            "password comes by MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or with the URI by MLFLOW_TRACKING_URI)"
+            "password comes by MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or with the URI by "
+            "MLFLOW_TRACKING_URI)"
         )
     return uri
 

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from tensorrl.errors import InputError, shown, unknown
 from tensorrl.networks.frames import StoredFrame
@@ -17,7 +17,7 @@ from tensorrl.trial.allowed import allowed
 
 MOST_STEPS = 100_000_000
 """Agent steps of the longest trial: 400 million frames, twice what agents of the whole field are trained for."""
-_Rank = Annotated[int, Field(ge=1, le=65_536)]
+_Rank = Annotated[int, Field(ge=1, le=65_536, strict=True)]
 
 
 class Settings(BaseModel):
@@ -97,6 +97,13 @@ class Settings(BaseModel):
     final_episodes: int = Field(
         100, ge=1, le=10_000, description="evaluation games at the end of 100k steps, in proportion below"
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError("true and false are no numbers")
+        return value
 
 
 def make_settings(changes: Mapping[str, Any]) -> Settings:

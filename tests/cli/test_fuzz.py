@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tensorrl import games
-from tensorrl.cli import app
+from tensorrl.cli import app, options
 from tensorrl.errors import InputError
 from tensorrl.sweeps import load_sweep
 from tensorrl.sweeps.grid.spec import SweepSpec
@@ -208,7 +208,7 @@ def test_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     @given(PAIRS, st.sampled_from(list(variants.VARIANTS)))
     def run(pairs: list[str], variant: str) -> None:
         with tally.input():
-            network_spec(variants.resolve(variant, app.parse_overrides(pairs)), 6).total_coefficients()
+            network_spec(variants.resolve(variant, options.parse_overrides(pairs)), 6).total_coefficients()
 
     run()
     assert tree(tmp_path) == []

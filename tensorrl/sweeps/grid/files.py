@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 
 from tensorrl.errors import InputError, shown, unknown
 from tensorrl.sweeps.grid.cells import cells
-from tensorrl.sweeps.grid.spec import Axis, Evaluation, Resources, SweepSpec, Tracking
+from tensorrl.sweeps.grid.spec import Axis, Evaluation, Resources, Scheduler, SweepSpec, Tracking
 from tensorrl.trial.allowed import allowed
 from tensorrl.trial.yaml_input import read_yaml
 
@@ -28,7 +28,12 @@ _ALLOWED = {
     "tracking.uri": "an MLflow tracking URI, 2,000 letters at most",
     "tracking.experiment": "a name, 250 letters at most",
 }
-_PARTS: dict[str, type[BaseModel]] = {"evaluation": Evaluation, "resources": Resources, "tracking": Tracking}
+_PARTS: dict[str, type[BaseModel]] = {
+    "evaluation": Evaluation,
+    "resources": Resources,
+    "tracking": Tracking,
+    "scheduler": Scheduler,
+}
 
 
 def load_sweep(path: Path) -> SweepSpec:

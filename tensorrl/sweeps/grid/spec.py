@@ -95,6 +95,23 @@ def _whole_bytes(value: Any) -> Any:
     return value
 
 
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("true and false are no numbers")
+    return value
+
+
+def _as_word(value: Any) -> Any:
+    # In YAML 1.1, `on` and `off` without quotes are true and false.
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable() or not text.strip():
+        raise InputError(f"{shown(text)} (allowed: printable characters)")
+    return text
+
+
 class Axis(BaseModel):
     """The values of one setting. Each value gives cells of its own.
 
@@ -127,7 +144,7 @@ class Resources(BaseModel):
 
     cpus: Annotated[StrictInt, Field(ge=1, le=MOST_THREADS)] = 1
     gpus: Annotated[float, Field(ge=0, le=_MOST_GPUS, strict=True, allow_inf_nan=False)] | Literal["auto"] = "auto"
-    mps: Literal["auto", "on", "off"] = "auto"
+    mps: Annotated[Literal["auto", "on", "off"], BeforeValidator(_as_word)] = "auto"
     memory: Annotated[ByteSize, BeforeValidator(_whole_bytes), Field(gt=0, le=_MOST_MEMORY)] | None = None
 
 
@@ -142,7 +159,7 @@ class Evaluation(BaseModel):
     model_config = _STRICT
 
     final_episodes: Annotated[StrictInt, Field(ge=1, le=10_000)] | None = None
-    epsilon: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    epsilon: Annotated[float, BeforeValidator(_number), Field(ge=0, le=1, allow_inf_nan=False)] | None = None
 
     def settings(self) -> dict[str, Any]:
         """Returns the evaluation as settings of a trial."""
@@ -151,6 +168,7 @@ class Evaluation(BaseModel):
 
 
 def _without_secret(uri: str) -> str:
+    _printable(uri)
     if holds_secret(uri):
         raise InputError(
             f"{redact_uri(uri)} holds a password, which a sweep file must not (allowed: a URI without one; the "
@@ -172,7 +190,7 @@ class Tracking(BaseModel):
     model_config = _STRICT
 
     uri: Annotated[str, Field(min_length=1, max_length=2_000), AfterValidator(_without_secret)] | None = None
-    experiment: Annotated[str, Field(min_length=1, max_length=250)] | None = None
+    experiment: Annotated[str, Field(min_length=1, max_length=250), AfterValidator(_printable)] | None = None
 
 
 def _scheduler(value: Any) -> Any:

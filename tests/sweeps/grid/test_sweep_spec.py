@@ -189,6 +189,14 @@ BAD = [
     ({"settings": "{v_max: .nan}"}, "settings: setting v_max=nan (allowed: a number from 0.001 to 1,000,000)"),
     ({"evaluation": "{epsilon: .nan}"}, "evaluation.epsilon: nan (allowed: a number from 0 to 1; or null)"),
     ({"resources": "{gpus: .inf}"}, "resources.gpus: inf (allowed: a number from 0 to 64, or the word auto)"),
+    ({"evaluation": "{epsilon: true}"}, "evaluation.epsilon: True (allowed: a number from 0 to 1; or null)"),
+    ({"settings": "{hidden: true}"}, "settings: setting hidden=True (allowed: a whole number from 1 to 4,096)"),
+    ({"resources": "{mps: 1}"}, "resources.mps: 1 (allowed: auto, on, off)"),
+    ({"scheduler": "hyperband"}, "scheduler.name: 'hyperband' (allowed: asha)"),
+    ({"scheduler": "{name: asha, reduction: true}"}, "scheduler.reduction: True (allowed: a whole number from 2 to"),
+    ({"scheduler": "{name: asha, speed: 1}"}, "scheduler: unknown field 'speed'"),
+    ({"tracking": '{uri: "http://h\\0"}'}, r"tracking.uri: 'http://h\x00' (allowed: printable characters)"),
+    ({"tracking": '{experiment: " "}'}, "tracking.experiment: ' ' (allowed: printable characters)"),
     ({"resources": "{memory: 99999999999999999999}"}, "resources.memory: 99999999999999999999 (allowed"),
     ({"steps": "1000000000000"}, "steps: 1000000000000 (allowed: a whole number from 1 to 100,000,000)"),
     (
@@ -204,6 +212,12 @@ BAD = [
     ({"variants": "[trl-5x]", "settings": "{compression: 900}"}, "settings: budget of 863 coefficients"),
     ({"steps": "-1", "cpus": "0"}, "steps: -1 (allowed: a whole number from 1 to 100,000,000) (and 1 more)"),
 ]
+
+
+@pytest.mark.parametrize(("given", "mps"), [("on", "on"), ("off", "off"), ("'on'", "on"), ("auto", "auto")])
+def test_on_and_off_need_no_quotes(tmp_path: Path, given: str, mps: str) -> None:
+    path = write(tmp_path / "s.yaml", resources=f"{{mps: {given}}}")
+    assert load_sweep(path).resources.mps == mps
 
 
 @pytest.mark.parametrize(("changes", "said"), BAD, ids=[said[:30] for _, said in BAD])

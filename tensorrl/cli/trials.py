@@ -27,6 +27,9 @@ def train_command(
     steps: Annotated[int, typer.Option(help="Agent steps (4 frames each).")] = 100_000,
     checkpoint_every: Annotated[int | None, typer.Option(help="Agent steps between checkpoints.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder.")] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write TensorBoard event files into the run's folder.")
+    ] = False,
     overrides: Set = None,
     device: Device = "auto",
     threads: Threads = None,
@@ -38,7 +41,14 @@ def train_command(
     from tensorrl.cli.progress import TrainingDisplay
     from tensorrl.files import is_full
     from tensorrl.system import memory_is_short
-    from tensorrl.tracking import MlflowRecord, tracking_uri_for
+    from tensorrl.tracking import (
+        EventFiles,
+        MlflowRecord,
+        Records,
+        add_event_files,
+        require_tensorboard,
+        tracking_uri_for,
+    )
     from tensorrl.trial.run import Interrupted, make_spec, run_trial
 
     spec = make_spec(
@@ -53,15 +63,20 @@ def train_command(
     )
     # A run that cannot be recorded is refused before anything is written.
     tracking_uri_for(out)
+    if tensorboard:
+        require_tensorboard()
     records: list[MlflowRecord] = []
 
-    def record(folder: Path) -> MlflowRecord:
+    def record(folder: Path) -> Records:
+        events = [EventFiles(folder)] if tensorboard else []
         records.append(MlflowRecord(folder))
-        return records[-1]
+        return Records([*events, *records])
 
     try:
         with TrainingDisplay(spec.steps, spec.settings.final_episodes) as display:
             result = run_trial(spec, out, resume=resume, record=record, on_report=display.update)
+        if tensorboard:
+            add_event_files(out)
     except (Interrupted, KeyboardInterrupt) as stop:
         print(f"tensorrl: {stop or 'interrupted'}; go on with --resume", file=sys.stderr)
         sys.exit(130)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tensorrl import files
 from tensorrl.tracking import connection
@@ -14,6 +16,10 @@ from tensorrl.tracking.memory import recall_experiment, remember
 from tensorrl.tracking.mirror import LOCK_FILE, Mirror
 from tensorrl.trial import folder
 from tensorrl.uris import redact
+
+if TYPE_CHECKING:
+    # It imports PyTorch.
+    from tensorrl.trial.loop import Record
 
 _log = logging.getLogger(__name__)
 
@@ -141,6 +147,27 @@ class MlflowRecord:
             remember(self.directory, experiment=self.experiment, complete_in=self.tracking_uri)
         if closing:
             self._mirror.settle("FAILED" if self._failed else "KILLED")
+
+
+class Records:
+    """Several records of one trial, as one.
+
+    Args:
+        kept: the records.
+    """
+
+    def __init__(self, kept: Sequence[Record]) -> None:
+        self._kept = kept
+
+    def poke(self) -> None:
+        """Tells every record that the trial's folder has changed."""
+        for each in self._kept:
+            each.poke()
+
+    def close(self, *, failed: bool = False) -> None:
+        """Closes every record, and tells it whether the trial failed."""
+        for each in self._kept:
+            each.close(failed=failed)
 
 
 def one_line(error: BaseException) -> str:

@@ -4,6 +4,7 @@
     progress.jsonl     one line per report
     checkpoints/       see `tensorrl.trial.checkpoints` and `tensorrl.trial.manifest`
     spectra/           see `tensorrl.trial.spectra`
+    tensorboard/       where it was asked for: the reports as event files, see `tensorrl.tracking.tensorboard`
     result.json        at the end: the description and the final figures
     stopped.json       if a sweep's scheduler stopped the trial early: when, and because of which figure
     .train.lock        held by the process that trains
@@ -35,6 +36,7 @@ RESULT_FILE = "result.json"
 STOPPED_FILE = "stopped.json"
 LOCK_FILE = ".train.lock"
 SPECTRA = "spectra"
+TENSORBOARD = "tensorboard"
 STEP = "agent_steps"
 _TAIL = 16_384
 _NONE = (FileNotFoundError, NotADirectoryError)

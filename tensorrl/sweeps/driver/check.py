@@ -13,6 +13,7 @@ from tensorrl.sweeps.grid.cells import cells, select
 from tensorrl.sweeps.grid.spec import SweepSpec
 from tensorrl.sweeps.remote.driver_side import look
 from tensorrl.sweeps.store.layout import check_version, locate
+from tensorrl.tracking import require_tensorboard
 from tensorrl.trial.cell import cell_status
 
 
@@ -30,9 +31,11 @@ def check_sweep(
 
     Raises:
         InputError: the store has another version, the remote cannot be read, no cell matches, no Ray answers at the
-            address, or no machine is large enough for a trial.
+            address, no machine is large enough for a trial, or the sweep asks for TensorBoard and it is not installed.
     """
     check_address(address)
+    if spec.tensorboard:
+        require_tensorboard()
     check_version(store)
     chosen = select(cells(spec), only)
     if remote:

@@ -33,7 +33,7 @@ from tensorrl.sweeps.store.layout import (
 )
 from tensorrl.sweeps.store.signals import StopFlag, StopRequest, stop_signals
 from tensorrl.sweeps.store.status import read_status
-from tensorrl.tracking import prepare_database, sync_missing, tracking_uri_for
+from tensorrl.tracking import add_event_files, prepare_database, require_tensorboard, sync_missing, tracking_uri_for
 from tensorrl.tracking.memory import is_complete
 from tensorrl.tracking.mirror import LOCK_FILE
 from tensorrl.tracking.record import one_line
@@ -89,6 +89,8 @@ def run_sweep(
         KeyboardInterrupt: the sweep was asked to stop; its trials have written checkpoints.
     """
     check_address(address)
+    if spec.tensorboard:
+        require_tensorboard()
     store, say = store.absolute(), say or (lambda _: None)
     grid = cells(spec)
     chosen = select(grid, only)
@@ -267,6 +269,9 @@ class _Sweep:
 
     def _sync(self, board: Board) -> None:
         folders = [self.store / cell.folder for cell in board.listed]
+        # For cells that finished earlier, or on a machine that shares no folder with this one.
+        for folder in folders if self.spec.tensorboard else ():
+            add_event_files(folder)
         _await_records(folders)
         if self.shared is not None:
             self.shared.bring_checkpoints(

@@ -167,6 +167,7 @@ def _task(control: Control, place: int) -> worker.CellTask:
         claim=claim_name(cell.key),
         remote_stop=sweep_name(control.spec.name, STOP_FILE),
         scheduler=control.spec.scheduler.model_dump() if control.spec.scheduler else {},
+        tensorboard=control.spec.tensorboard,
     )
 
 

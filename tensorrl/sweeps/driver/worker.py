@@ -19,7 +19,7 @@ from tensorrl.sweeps.driver.halving import ACTOR, NAMESPACE
 from tensorrl.sweeps.driver.reporting import TuneReports
 from tensorrl.sweeps.store.layout import VERSION_FILE, find_folder, lock_file, open_store
 from tensorrl.sweeps.store.signals import StopFlag, watch_flag
-from tensorrl.tracking import MlflowRecord
+from tensorrl.tracking import EventFiles, MlflowRecord
 from tensorrl.trial.folder import STOPPED_FILE, read_result
 from tensorrl.trial.spec import TrialSpec
 
@@ -52,6 +52,7 @@ class CellTask(TypedDict):
     claim: str
     remote_stop: str
     scheduler: dict[str, Any]
+    tensorboard: bool
 
 
 class CellEnd(TypedDict):
@@ -153,7 +154,7 @@ def _train(task: CellTask, folder: Path, stop: Callable[[], bool], reports: Tune
             TrialSpec(**task["spec"]),
             folder,
             resume=True,
-            record=lambda _: _Poked(record),
+            record=lambda _: _Copies(record, EventFiles(folder) if task["tensorboard"] else None),
             on_report=reports,
             stop=lambda: reports.halt or stop(),
         )
@@ -176,14 +177,22 @@ def _train(task: CellTask, folder: Path, stop: Callable[[], bool], reports: Tune
     return CellEnd(outcome="done", reason="")
 
 
-class _Poked:
-    """The record that a trial gets. `run_cell` closes it, because it knows whether the trial failed."""
+class _Copies:
+    """The records of a trial. `run_cell` closes MLflow's, because it knows whether the trial failed."""
 
-    def __init__(self, record: MlflowRecord) -> None:
-        self.poke = record.poke
+    def __init__(self, record: MlflowRecord, events: EventFiles | None) -> None:
+        self._record, self._events = record, events
+
+    def poke(self) -> None:
+        """Tells both that the folder has changed."""
+        if self._events is not None:
+            self._events.poke()
+        self._record.poke()
 
     def close(self, *, failed: bool = False) -> None:
-        """Leaves closing to `run_cell`."""
+        """Closes the event files only."""
+        if self._events is not None:
+            self._events.close(failed=failed)
 
 
 def _hold(lock: Path, held: ExitStack) -> bool:

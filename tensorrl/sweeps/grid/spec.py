@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, StrictInt, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    model_validator,
+)
 
 from tensorrl import games
 from tensorrl.errors import InputError, shown, unknown
@@ -237,6 +247,7 @@ class SweepSpec(BaseModel):
         retries: how often a failed trial is retried from its last checkpoint.
         max_concurrent: most trials at once; None runs as many as fit.
         tracking: the MLflow server and experiment.
+        tensorboard: whether TensorBoard event files are written into each trial's folder.
         scheduler: stops unpromising cells early; None trains all cells to the end. `scheduler: asha` is short for its
             defaults.
     """
@@ -257,6 +268,7 @@ class SweepSpec(BaseModel):
     retries: Annotated[StrictInt, Field(ge=0, le=1_000)] = 2
     max_concurrent: Annotated[StrictInt, Field(ge=1, le=_MOST_CELLS)] | None = None
     tracking: Tracking = Tracking()
+    tensorboard: StrictBool = False
     scheduler: Annotated[Scheduler, BeforeValidator(_scheduler)] | None = None
 
     @model_validator(mode="before")

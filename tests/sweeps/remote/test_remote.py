@@ -410,6 +410,7 @@ def _task(store: Path, remote: Remote) -> CellTask:
         claim=claim_name(cell.key),
         remote_stop=sweep_name("apart", "stop"),
         scheduler={},
+        tensorboard=False,
     )
 
 

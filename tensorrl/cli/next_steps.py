@@ -28,6 +28,7 @@ def after_training(out: Path, result: Mapping[str, Any], link: Link | None) -> s
             f"  film:   {_command('evaluate', out, '--episodes', 1, '--video', video)}",
             f"  curves: {_command('curves', out, '--out', curves)}",
             *_mlflow(link),
+            *_no_model(),
         ]
     )
 
@@ -63,9 +64,10 @@ def after_sweep(name: str, store: Path, link: Link | None) -> str:
         [
             f"results: {store}",
             *([f"  report: {page}"] if page.exists() else []),
-            f"  anew:   {_command('report', name, '--store', store)}",
+            f"  update: {_command('report', name, '--store', store)}",
             f"  status: {_command('status', name, '--out', store)}",
             *_mlflow(link),
+            *_no_model(),
         ]
     )
 
@@ -76,7 +78,7 @@ def after_sync(links: list[Link]) -> str:
     Args:
         links: the links to the experiments that hold the runs.
     """
-    return "\n".join(line for link in links for line in _mlflow(link))
+    return "\n".join([*(line for link in links for line in _mlflow(link)), *_no_model()])
 
 
 def _mlflow(link: Link | None) -> list[str]:
@@ -84,10 +86,17 @@ def _mlflow(link: Link | None) -> list[str]:
         return []
     lines = [f"  MLflow: {link.url}"]
     if link.charts is not None:
-        lines.append("          (with &compareRunsMode=CHART at its end: the charts)")
+        lines.append("          (add &compareRunsMode=CHART for the charts)")
     if link.command is not None:
-        lines.append(f"          after: {link.command}")
+        lines.append(f"          start it first: {link.command}")
     return lines
+
+
+def _no_model() -> list[str]:
+    from tensorrl.tracking import missing_extra
+
+    note = missing_extra()
+    return [] if note is None else [note]
 
 
 def _command(*words: object) -> str:

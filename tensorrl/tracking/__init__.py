@@ -1,6 +1,7 @@
 """Records of trials in MLflow and TensorBoard: copies of each trial's folder, which stays the source of truth."""
 
 from tensorrl.tracking.connection import prepare_database, tracking_uri_for
+from tensorrl.tracking.model import missing_extra
 from tensorrl.tracking.record import MlflowRecord, Records
 from tensorrl.tracking.sweep_run import record_sweep
 from tensorrl.tracking.sync import SyncOutcome, recorded_at, sync_directory, sync_missing
@@ -16,6 +17,7 @@ __all__ = [
     "SyncOutcome",
     "add_event_files",
     "find_link",
+    "missing_extra",
     "prepare_database",
     "record_sweep",
     "recorded_at",

@@ -14,6 +14,8 @@ KEY_TAG = "tensorrl.key"
 STOPPED_TAG = "tensorrl.stopped"
 ARTIFACTS_TAG = "tensorrl.artifacts"
 """The tag that lists the files of a finished run; it is set once all of them are there."""
+MODEL_TAG = "tensorrl.model"
+"""The tag that names the logged model of a finished run's policy."""
 SENTINEL = STEP
 """The metric whose history shows which progress lines MLflow already holds. Every line has it, at its own step."""
 

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tensorrl.tracking import artifacts, connection, entries, view
+from tensorrl.tracking import artifacts, connection, entries, model, view
 from tensorrl.trial import folder
 from tensorrl.trial.cell import sweeps_with
 
@@ -38,7 +38,8 @@ class Mirror:
         experiment: the MLflow experiment that holds the run.
 
     Attributes:
-        finished: whether MLflow holds the complete trial, including its result.
+        recorded: whether MLflow holds the trial's figures and files, and lacks at most the model of its policy.
+        finished: whether MLflow holds the complete trial.
     """
 
     def __init__(self, directory: Path, *, tracking_uri: str, experiment: str) -> None:
@@ -46,7 +47,7 @@ class Mirror:
         self.tracking_uri = tracking_uri
         self.experiment = experiment
         self._run: _Run | None = None
-        self.finished = False
+        self.recorded = self.finished = False
 
     @property
     def run_id(self) -> str | None:
@@ -124,6 +125,11 @@ class Mirror:
         # Files come last, after the run has ended, because a server may accept figures and refuse files.
         if entries.ARTIFACTS_TAG not in run.tags:
             _log(run, tags={entries.ARTIFACTS_TAG: artifacts.send(run.client, run.run_id, self.directory)})
+        self.recorded = True
+        if entries.MODEL_TAG not in run.tags:
+            logged = model.log_policy(run.client, run.run_id, self.directory, points)
+            if logged is not None:
+                _log(run, tags={entries.MODEL_TAG: logged})
         self.finished = True
 
     def _sweep_tags(self, run: _Run) -> dict[str, str]:

@@ -28,6 +28,8 @@ _PAUSE = 1.0
 _BACKOFF = (1.0, 60.0)
 """Seconds before the first retry, and the longest wait before a retry; each wait is twice the one before."""
 _CLOSING_BACKOFF = 0.5
+_MODEL_TIMEOUT = 60.0
+"""Seconds to wait further at the end while only the model of the policy is missing: the server has just answered."""
 
 
 class MlflowRecord:
@@ -84,8 +86,9 @@ class MlflowRecord:
         Never raises. A second call does nothing.
 
         Args:
-            timeout: seconds to try. If anything is then unsent, one line in the log says so. It stays in the folder,
-                for the trial's next start or for `sync_directory`.
+            timeout: seconds to try, and a minute more if then only the model of the policy is missing. If anything is
+                still unsent, one line in the log says so. It stays in the folder, for the trial's next start or for
+                `sync_directory`.
             failed: whether a trial without a result ended with an error (FAILED) and was not interrupted (KILLED).
         """
         if self._closing.is_set() or (self._thread is None and folder.read_trial(self.directory) is None):
@@ -97,6 +100,8 @@ class MlflowRecord:
         self.poke()
         if self._thread is not None:
             self._thread.join(timeout)
+            if self._thread.is_alive() and self._mirror.recorded:
+                self._thread.join(_MODEL_TIMEOUT)
         if not self._delivered:
             reason = self.problem or "no answer in time"
             _log.warning("MLflow lacks a part of %s (%s); it stays there to be synced", self.directory, reason)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import statistics
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -193,3 +194,13 @@ def time_actions(models: list[bytes], repeats: int) -> list[list[float]]:
             each.run(None, {INPUT: stack})
             times.append(1e3 * (time.perf_counter() - start))
     return taken
+
+
+def main(checkpoint: str, out: str) -> None:
+    """Writes the greedy policy of one checkpoint to a file, in a process of its own (see `tracking.model`)."""
+    network, _ = load_network(Path(checkpoint))
+    files.write_bytes(Path(out), to_onnx(network))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -152,6 +152,10 @@ def test_train_leaves_a_whole_record(trained):
     assert data.metrics["score"] == result["score"]
     history = client.get_metric_history(runs[0].info.run_id, "updates")
     assert sorted(point.step for point in history) == list(range(10, 201, 10))
+    (model,) = client.search_logged_models([runs[0].info.experiment_id])
+    assert (model.status, model.name, model.source_run_id) == ("READY", "run", runs[0].info.run_id)
+    assert data.tags["tensorrl.model"] == model.model_id
+    assert {metric.key: metric.value for metric in model.metrics}["score"] == result["score"]
 
 
 def test_evaluate_plays_and_films(trained, tmp_path):

@@ -66,7 +66,7 @@ def test_train_shows_one_estimate_and_says_what_is_next(trained: tuple[Path, lis
     assert "tensorrl evaluate runs/one --episodes 1 --video runs/one/game.mp4" in shown
     assert "tensorrl curves runs/one --out runs/one/curves.png" in shown
     assert LINK in shown.replace("\n", "")
-    assert "after: mlflow ui --backend-store-uri sqlite:///" in shown.replace("\n", "")
+    assert "start it first: mlflow ui --backend-store-uri sqlite:///" in shown.replace("\n", "")
 
 
 def test_evaluate_shows_one_estimate_and_says_what_is_next(trained: tuple[Path, list[str]]) -> None:

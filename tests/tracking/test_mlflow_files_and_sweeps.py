@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from mlflow_runs import record_once, runs_of, steps_of
 from trial_folder import TrialFolder
 
-from tensorrl.tracking import record_sweep, sync_directory
+from tensorrl.tracking import missing_extra, record_sweep, sync_directory
 from tensorrl.tracking.connection import connect
 from tensorrl.trial.cell import Cell
 
@@ -34,8 +35,13 @@ def test_a_finished_run_holds_its_settings_its_curve_and_a_final_checkpoint_that
     spec = make_spec(game="pong", variant="trl-10x", steps=60, overrides=quick, device="cpu", threads=1)
     out = tmp_path / "runs" / "one"
     result = run_trial(spec, out)
+    # Without the extra `onnx` only the model of the policy is missing.
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "onnx" else find_spec(name))
+    assert "pip install 'tensorrl[onnx]'" in str(missing_extra())
     (outcome,) = sync_directory(out)
     assert outcome.problem is None
+    assert json.loads((out / "mlflow.json").read_text()).keys() == {"experiment", "complete"}
     uri = f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}"
     (run,) = runs_of(uri, "runs")
     assert run.data.tags["tensorrl.artifacts"] == "settings, curve, checkpoint"

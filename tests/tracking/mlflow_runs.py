@@ -21,5 +21,5 @@ def steps_of(uri: str, run: Any) -> dict[str, list[int]]:
 
 def record_once(directory: Path, experiment: str, *, failed: bool = False) -> None:
     record = MlflowRecord(directory, experiment=experiment)
-    record.close(20, failed=failed)
+    record.close(120, failed=failed)
     assert record.delivered

@@ -151,7 +151,7 @@ def compare(names: Sequence[str], game: str, warm_up: int, updates: int, rounds:
         result |= {"step_ms": step, "phases_ms": phases, "operators_ms": kinds}
         _print_parts(f"{subject.name}: an agent step, {step:.3f} ms", phases, step)
         _print_parts(f"{subject.name}: inside an update, by operator (profiler's shares)", kinds, sum(kinds.values()))
-        subject.training.game.close()
+        subject.training.close()
     print(flush=True)
     return figures
 

@@ -137,7 +137,7 @@ def trial(options: argparse.Namespace) -> None:
         holder = getattr(training, owner)
         setattr(holder, name, timed(label, getattr(holder, name)))
     training.run(steps)
-    training.game.close()
+    training.close()
     parts = {label: 1e3 * seconds / steps for label, seconds in spent.items()}
     keep(options, f"trial-{options.variant}", {"steps_per_second": rate, "host_ms": parts, "memory": memory(options)})
 
@@ -158,7 +158,7 @@ def profile_steps(options: argparse.Namespace) -> None:
     with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as profiler:
         training.run(steps)
         settled(options)
-    training.game.close()
+    training.close()
     kind = torch.autograd.DeviceType.CUDA if cuda else torch.autograd.DeviceType.CPU
     spent: dict[str, float] = {}
     for event in profiler.events():
@@ -228,7 +228,7 @@ def one_of_many(options: argparse.Namespace) -> None:
     settled(options)
     figures = {"start": start, "end": time.time(), "steps": steps, "memory": memory(options)}
     files.write_json(options.out / f"done-{options.seed}", figures)
-    training.game.close()
+    training.close()
 
 
 def whole(options: argparse.Namespace) -> None:

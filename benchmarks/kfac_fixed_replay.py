@@ -33,8 +33,9 @@ from tensorrl.learning.schedules import linear
 from tensorrl.networks.heads import categorical_losses, categorical_projection
 from tensorrl.networks.qnetwork import QNetwork
 from tensorrl.trial.diagnosis import StepProbe, restore
+from tensorrl.trial.evaluation import evaluate
 from tensorrl.trial.settings import Settings
-from tensorrl.trial.training import build_agent, evaluate
+from tensorrl.trial.training import build_agent
 from tensorrl.trial.variants import resolve
 
 SET = 512

@@ -43,7 +43,7 @@ class Trial:
         return self.training.steps, self.training.agent.updates
 
     def close(self) -> None:
-        self.training.game.close()
+        self.training.close()
 
 
 class InRLlib:

@@ -16,10 +16,10 @@ from PIL import Image
 from tensorrl import files
 from tensorrl.environments.atari import game_seed
 from tensorrl.environments.screen import Screen
+from tensorrl.trial.evaluation import evaluate
 from tensorrl.trial.film import Film
 from tensorrl.trial.playback import load_network
 from tensorrl.trial.settings import Settings
-from tensorrl.trial.training import evaluate
 
 
 def main() -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections import deque
+from collections.abc import Callable
+from contextlib import closing
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from tensorrl.environments.atari import Frames, action_count, game_seed, make_vector_env
+from tensorrl.environments.atari import Frame, Frames, action_count, game_seed, make_vector_env
 
-Observe = Callable[[npt.NDArray[np.uint8], npt.NDArray[np.bool_]], npt.NDArray[np.int64]]
-"""Frames (envs, 84, 84) uint8 and which of them begin a game (envs,) → greedy actions (envs,)."""
+BATCH = 16
+"""Most stacks in a pass through the network."""
+PATIENCE = 4
+"""Steps that the other games take, each, while a game waits for a pass that is not full."""
 
 
 class Episode(NamedTuple):
@@ -23,72 +27,182 @@ class Episode(NamedTuple):
     """Length in agent steps."""
 
 
-def play_episodes(
-    game: str,
-    policy: Observe,
-    *,
-    episodes: int,
-    seed: int,
-    epsilon: float = 0.001,
-    envs: int = 16,
-    threads: int = 1,
-    on_action: Callable[[int], None] | None = None,
-    on_episode: Callable[[int], None] | None = None,
-) -> list[Episode]:
-    """Plays full games with an ε-greedy policy and returns them in the order of their seeds.
+class Policy(Protocol):
+    """Chooses greedy actions for several games, each at a seat of its own."""
 
-    Every episode is finished, so short games are not over-represented. Episode k draws its no-ops and its random
-    actions from (seed, k), whatever the number of environments.
+    batch: int
+    """Most seats in a call of `choose`."""
+
+    def see(self, seat: int, frame: Frame, *, begins: bool) -> int | None:
+        """Takes a game's newest frame, (84, 84) uint8; `begins` marks the first of a game.
+
+        Returns the action where it is known at once; otherwise None, and `choose` is called for the seat before it sees
+        another frame.
+        """
+
+    def choose(self, seats: list[int]) -> npt.NDArray[np.int64]:
+        """Returns the actions (seats,) for the newest frames of some seats."""
+
+
+class EvaluationGames:
+    """Seats at which full games are played at once, kept for the next evaluation: ALE takes 0.1 s to open one.
+
+    Every seat has an emulator of its own, so that a seat whose games are over costs nothing.
 
     Args:
         game: ALE's name.
-        policy: chooses greedy actions; keeps its own stacks of frames.
-        episodes: how many games.
-        seed: of the whole evaluation.
-        epsilon: probability of a random action.
-        envs: games at once, at most.
-        threads: of ALE.
-        on_action: called with every action of the first episode while ALE plays it, as for a film.
-        on_episode: called with how many episodes are over, whenever one more is.
     """
-    envs = min(envs, episodes)
-    env = make_vector_env(game, envs, threads=min(threads, envs))
-    count = action_count(env)
-    results: list[Episode | None] = [None] * episodes
-    playing = list(range(envs))
-    queue: Iterator[int] = iter(range(envs, episodes))
-    explorers = [np.random.default_rng((seed, k)) for k in playing]
-    scores, steps = np.zeros(envs), np.zeros(envs, dtype=np.int64)
-    observed: Frames = env.reset(seed=np.array([game_seed(seed, k) for k in playing]))[0]
-    frames = observed[:, 0].copy()
-    begins = np.ones(envs, dtype=bool)
-    try:
-        while any(k >= 0 for k in playing):
-            actions = policy(frames, begins)
-            for slot, explorer in enumerate(explorers):
-                if explorer.random() < epsilon:
-                    actions[slot] = explorer.integers(count)
-            env.send(actions)
-            if on_action is not None and playing[0] == 0:
-                on_action(int(actions[0]))
-            observed, rewards, terminated, truncated, info = env.recv()
-            frames = observed[:, 0].copy()
-            scores += rewards
-            steps += 1
-            begins = truncated | (terminated & (info["lives"] == 0))
-            if begins.any():
-                for slot in np.flatnonzero(begins).tolist():
-                    if playing[slot] >= 0:
-                        results[playing[slot]] = Episode(float(scores[slot]), int(steps[slot]))
-                        if on_episode is not None:
-                            on_episode(episodes - results.count(None))
-                    playing[slot] = next(queue, -1)
-                    explorers[slot] = np.random.default_rng((seed, playing[slot] % 2**31))
-                    scores[slot], steps[slot] = 0.0, 0
-                # A slot without further episodes plays on unrecorded until the others are done.
-                seeds = np.array([game_seed(seed, playing[slot] % 2**31) for slot in np.flatnonzero(begins)])
-                observed = env.reset(seed=seeds, options={"reset_mask": begins})[0]
-                frames[begins] = observed[begins, 0]
-    finally:
-        env.close()
-    return [episode for episode in results if episode is not None]
+
+    def __init__(self, game: str) -> None:
+        self.game = game
+        self._seats: list[_Seat] = []
+
+    def play(
+        self,
+        policy: Policy,
+        *,
+        episodes: int,
+        seed: int,
+        epsilon: float = 0.001,
+        at_once: int | None = None,
+        threads: int = 1,
+        on_action: Callable[[int], None] | None = None,
+        on_episode: Callable[[int], None] | None = None,
+    ) -> list[Episode]:
+        """Plays full games with an ε-greedy policy and returns them in the order of their seeds.
+
+        Every episode is finished, so short games are not over-represented. Episode k draws its no-ops and its random
+        actions from (seed, k), whatever the number of games at once. The first episode is played at seat 0.
+
+        Args:
+            policy: chooses greedy actions; keeps its own stacks of frames, for as many seats as there are.
+            episodes: how many games.
+            seed: of the whole evaluation.
+            epsilon: probability of a random action.
+            at_once: games at once, at most; see `seats_of`.
+            threads: emulators that run at the same time, beside the policy.
+            on_action: called with every action of the first episode while ALE plays it, as for a film.
+            on_episode: called with how many episodes are over, whenever one more is.
+        """
+        try:
+            return self._play(policy, episodes, seed, epsilon, at_once, threads, on_action, on_episode)
+        except BaseException:
+            # Some emulators still play, and their next frames would be taken for those of new games.
+            self.close()
+            raise
+
+    def _play(
+        self,
+        policy: Policy,
+        episodes: int,
+        seed: int,
+        epsilon: float,
+        at_once: int | None,
+        threads: int,
+        on_action: Callable[[int], None] | None,
+        on_episode: Callable[[int], None] | None,
+    ) -> list[Episode]:
+        results: list[Episode | None] = [None] * episodes
+        seats = self._take(seats_of(episodes, threads, at_once))
+        queue = iter(range(len(seats), episodes))
+        waiting: list[_Seat] = []  # for the policy
+        ready: deque[tuple[_Seat, int]] = deque()  # with the action chosen
+        playing: deque[_Seat] = deque()  # in ALE's threads
+        live, waited = len(seats), 0
+
+        def see(seat: _Seat, frame: Frame, *, begins: bool) -> None:
+            action = policy.see(seat.number, frame, begins=begins)
+            if action is None:
+                waiting.append(seat)
+            else:
+                ready.append((seat, action))
+
+        for seat in seats:
+            see(seat, seat.begin(seed, seat.number), begins=True)
+        while waiting or ready or playing:
+            while ready and len(playing) < threads:
+                seat, action = ready.popleft()
+                action = seat.send(action, epsilon)
+                if on_action is not None and seat.episode == 0:
+                    on_action(action)
+                playing.append(seat)
+            if waiting and (len(waiting) >= policy.batch or not playing or waited >= PATIENCE * live):
+                some, waiting = waiting[: policy.batch], waiting[policy.batch :]
+                actions = policy.choose([seat.number for seat in some]).tolist()
+                ready.extend(zip(some, actions, strict=True))
+                waited = 0
+                continue
+            seat = playing.popleft()
+            frame, over = seat.receive()
+            waited += bool(waiting)
+            if over:
+                results[seat.episode] = Episode(seat.score, seat.steps)
+                if on_episode is not None:
+                    on_episode(episodes - results.count(None))
+                following = next(queue, None)
+                if following is None:
+                    live -= 1
+                    continue
+                frame = seat.begin(seed, following)
+            see(seat, frame, begins=over)
+        return [episode for episode in results if episode is not None]
+
+    def _take(self, count: int) -> list[_Seat]:
+        while len(self._seats) < count:
+            self._seats.append(_Seat(self.game, len(self._seats)))
+        return self._seats[:count]
+
+    def close(self) -> None:
+        """Ends the emulators; another evaluation opens new ones."""
+        seats, self._seats = self._seats, []
+        for seat in seats:
+            seat.close()
+
+
+class _Seat:
+    """An emulator with a thread of its own, which plays one game after another."""
+
+    def __init__(self, game: str, number: int) -> None:
+        self.number = number
+        self._env = make_vector_env(game, 1, threads=1)
+        self._actions = action_count(self._env)
+        self.episode, self.score, self.steps = -1, 0.0, 0
+
+    def begin(self, seed: int, episode: int) -> Frame:
+        self.episode, self.score, self.steps = episode, 0.0, 0
+        self._explorer = np.random.default_rng((seed, episode))
+        observed: Frames = self._env.reset(seed=np.array([game_seed(seed, episode)]))[0]
+        frame: Frame = observed[0, 0]
+        return frame
+
+    def send(self, action: int, epsilon: float) -> int:
+        if self._explorer.random() < epsilon:
+            action = int(self._explorer.integers(self._actions))
+        self._env.send(np.array([action], dtype=np.int64))
+        return action
+
+    def receive(self) -> tuple[Frame, bool]:
+        observed, rewards, terminated, truncated, info = self._env.recv()
+        self.score += float(rewards[0])
+        self.steps += 1
+        return observed[0, 0], bool(truncated[0]) or (bool(terminated[0]) and int(info["lives"][0]) == 0)
+
+    def close(self) -> None:
+        self._env.close()
+
+
+def seats_of(episodes: int, threads: int, at_once: int | None = None) -> int:
+    """How many games are played at once: enough for a full pass, and as many again for ALE's other threads meanwhile.
+
+    Args:
+        episodes: of the evaluation.
+        threads: emulators that run at the same time.
+        at_once: the most, where the caller knows better.
+    """
+    return min(episodes, at_once or (BATCH if threads == 1 else 2 * BATCH))
+
+
+def play_episodes(game: str, policy: Policy, **options: object) -> list[Episode]:
+    """Plays one evaluation; see `EvaluationGames.play` for the options."""
+    with closing(EvaluationGames(game)) as games:
+        return games.play(policy, **options)  # type: ignore[arg-type]

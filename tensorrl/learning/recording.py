@@ -38,6 +38,7 @@ class Recorder:
             self._answered = torch.cuda.Event(blocking=True)
         self._generators: list[torch.Generator] = []
         self._made: list[Recorded[Any, Any]] = []
+        self._fetched: dict[tuple[torch.Size, torch.dtype], Tensor] = {}
 
     def register(self, generator: torch.Generator) -> None:
         """Says that recorded functions draw from `generator`, which is on the recorder's device."""
@@ -90,6 +91,19 @@ class Recorder:
         # Sleeps while it waits: a spinning core would be lost to another trial's emulator.
         self._answered.synchronize()
         return int(self._answer)
+
+    def fetch(self, values: Tensor) -> npt.NDArray[Any]:
+        """Values from the device, after all work before them. The next call for a shape overwrites what this gave."""
+        if values.device.type != "cuda":
+            return values.numpy()
+        key = values.shape, values.dtype
+        if key not in self._fetched:
+            self._fetched[key] = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        fetched = self._fetched[key]
+        fetched.copy_(values, non_blocking=True)
+        self._answered.record()
+        self._answered.synchronize()
+        return fetched.numpy()
 
 
 class Stage:

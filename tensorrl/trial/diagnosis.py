@@ -102,7 +102,7 @@ def restore(run: Path) -> Training:
     except checkpoints.DamagedCheckpoint as error:
         raise InputError(f"damaged checkpoint: {error}") from None
     finally:
-        training.game.close()
+        training.close()
     return training
 
 

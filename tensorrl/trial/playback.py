@@ -14,10 +14,10 @@ from tensorrl.errors import InputError
 from tensorrl.networks.qnetwork import QNetwork
 from tensorrl.networks.spec import NetworkSpec
 from tensorrl.trial import checkpoints
+from tensorrl.trial.evaluation import evaluate
 from tensorrl.trial.film import FORMATS, filming
 from tensorrl.trial.manifest import CHECKPOINTS
 from tensorrl.trial.settings import Settings
-from tensorrl.trial.training import evaluate
 
 
 def find_checkpoint(path: Path) -> Path:

@@ -104,7 +104,7 @@ def _run(
         failed = not isinstance(error, Interrupted)
         raise
     finally:
-        loop.training.game.close()
+        loop.training.close()
         if keeper is not None:
             keeper.close(failed=failed)
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from tensorrl.environments.atari import AtariGame, Frame
-from tensorrl.environments.evaluation import Episode, play_episodes
+from tensorrl.environments.evaluation import Episode
 from tensorrl.learning.agent import Agent, make_target
 from tensorrl.learning.recording import Recorder
 from tensorrl.learning.replay import Replay
@@ -26,6 +24,7 @@ from tensorrl.optimizers.damping import Damping, GeometricDecay
 from tensorrl.optimizers.grafting import AdamLength
 from tensorrl.optimizers.kfac import KFAC
 from tensorrl.optimizers.protocol import AgentOptimizer
+from tensorrl.trial.evaluation import Evaluator
 from tensorrl.trial.settings import Settings, network_spec, replay_slots
 
 _BLANK: Frame = np.zeros((84, 84), dtype=np.uint8)
@@ -53,6 +52,7 @@ class Training:
         """Every frame written to replay, compressed, where replay keeps features instead; black for a blank one."""
         self.recent: list[tuple[float, int]] = []
         """Score and length (agent steps) of the games finished since `take_games`."""
+        self._evaluator: Evaluator | None = None
 
     def run(self, steps: int) -> None:
         """Runs `steps` more agent steps."""
@@ -128,16 +128,18 @@ class Training:
         return games
 
     def evaluate(self, episodes: int, *, seed: int, threads: int = 1, **options: Any) -> list[Episode]:
-        """Plays full games with the mean network (no noise) and the settings' evaluation ε; see `play_episodes`."""
-        return evaluate(
-            self.agent.network,
-            self.game.game,
-            episodes=episodes,
-            seed=seed,
-            epsilon=self.settings.evaluation_epsilon,
-            threads=threads,
-            **options,
-        )
+        """Plays full games with the mean network (no noise) and the settings' evaluation ε; see `Evaluator.play`."""
+        network = self.agent.network
+        if self._evaluator is None or self._evaluator.network is not network:
+            self._evaluator = Evaluator(network, self.game.game, self.agent.recorder)
+        epsilon = self.settings.evaluation_epsilon
+        return self._evaluator.play(episodes=episodes, seed=seed, epsilon=epsilon, threads=threads, **options)
+
+    def close(self) -> None:
+        """Ends ALE's threads."""
+        self.game.close()
+        if self._evaluator is not None:
+            self._evaluator.close()
 
     def get_state(self) -> dict[str, Any]:
         """Returns everything that the rest of the trial depends on, except the frames in replay."""
@@ -250,66 +252,6 @@ def make_agent(
         seed=seed,
         recorder=recorder,
     )
-
-
-class StackedPolicy:
-    """A greedy policy that keeps its own stacks of frames, for evaluation.
-
-    While the frames do not change, it repeats its actions without a forward pass: if an agent never presses FIRE, a
-    game of Breakout stands still for 27,000 agent steps.
-    """
-
-    def __init__(self, network: QNetwork) -> None:
-        self.network = network
-        self.device = network.support.device
-        self._stacks: Tensor | None = None
-        self._asked: Tensor | None = None
-        self._actions = np.empty(0, dtype=np.int64)
-        self.q_values: npt.NDArray[np.float32] = np.empty((0, 0), dtype=np.float32)
-        """(envs, actions), what the actions of the last call were chosen by."""
-
-    @torch.no_grad()
-    def __call__(self, frames: npt.NDArray[np.uint8], begins: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-        """Greedy actions (envs,) for the newest frames (envs, 84, 84); `begins` marks the first frame of a game."""
-        stored = self.network.torso.encode(torch.from_numpy(frames).to(self.device))
-        if self._stacks is None:
-            self._stacks = torch.zeros(
-                len(frames), self.network.spec.stack, *stored.shape[1:], dtype=stored.dtype, device=self.device
-            )
-        self._stacks = torch.cat((self._stacks[:, 1:], stored[:, None]), 1)
-        if begins.any():
-            self._stacks[torch.from_numpy(begins).to(self.device), :-1] = 0
-        if self._asked is None or not torch.equal(self._stacks, self._asked):
-            values = self.network.q_values(self.network(self._stacks))
-            self._asked, self._actions = self._stacks, values.argmax(1).cpu().numpy().astype(np.int64)
-            self.q_values = values.cpu().numpy()
-        return self._actions.copy()
-
-
-def evaluate(
-    network: QNetwork,
-    game: str,
-    *,
-    episodes: int,
-    seed: int,
-    epsilon: float,
-    threads: int = 1,
-    watch: Callable[[int, npt.NDArray[np.float32]], None] | None = None,
-    **options: Any,
-) -> list[Episode]:
-    """Plays full games with a network's mean (no noise); see `play_episodes` for the options.
-
-    `watch` is called at every step of the first game with the action and the Q-values (actions,) of all.
-    """
-    training = network.training
-    network.eval()
-    try:
-        policy = StackedPolicy(network)
-        if watch is not None:
-            options["on_action"] = lambda action: watch(action, policy.q_values[0])
-        return play_episodes(game, policy, episodes=episodes, seed=seed, epsilon=epsilon, threads=threads, **options)
-    finally:
-        network.train(training)
 
 
 def parameters_sha256(network: QNetwork) -> str:

@@ -366,7 +366,7 @@ def test_checkpoints(tmp_path: Path) -> None:
     training = build_training(spec, torch.device("cpu"))
     training.run(80)
     name = checkpoints.save(training, whole, {"network": training.agent.network.spec.model_dump(mode="json")}).name
-    training.game.close()
+    training.close()
     files = sorted(str(path.relative_to(whole)) for path in whole.rglob("*") if path.is_file())
     tally = Tally("checkpoints")
 

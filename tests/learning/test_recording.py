@@ -46,7 +46,7 @@ def test_recorded_steps_end_at_the_bits_of_steps_that_are_not_recorded(variant):
     recorded, plain = build(variant, recorder), build(variant, OperatorRecorder(replays=False))
     for training in (recorded, plain):
         training.run(80)
-        training.game.close()
+        training.close()
     assert {"look_at_sample", "learn", "_write", "_update_priorities"} <= set(recorder.tapes)
     assert recorded.agent.updates == plain.agent.updates == 40
     mine, theirs = state_of(recorded), state_of(plain)
@@ -81,7 +81,7 @@ def test_recorded_steps_use_no_operator_that_pytorch_calls_not_deterministic_on_
     recorder = OperatorRecorder()
     training = build(variant, recorder)
     training.run(60)
-    training.game.close()
+    training.close()
     calls = [call for tape in recorder.tapes.values() for call in tape.calls]
     assert len(calls) > 200
     assert sorted({name_of(function) for function, args, _, _ in calls if not is_repeatable(function, args)}) == []
@@ -111,7 +111,7 @@ def test_few_operators_are_left_outside_of_recordings():
     training.run(60)
     with Operators() as outside:
         tape_free(training, 20)
-    training.game.close()
+    training.close()
     assert sum(outside.names.values()) / 20 <= 6
 
 
@@ -145,14 +145,14 @@ def test_a_state_of_another_kind_of_device_goes_on_with_draws_of_its_own():
     second.set_state(first.get_state())
     assert not second.agent.reseeded
     for training in (first, second, third):
-        training.game.close()
+        training.close()
 
 
 def test_a_target_that_holds_its_weights_follows_the_network():
     training = build("trl-5x", OperatorRecorder(), learning_starts=20, target_interval=10)
     agent, factorised = training.agent, build("trl-5x").agent.target
     training.run(40)
-    training.game.close()
+    training.close()
     assert agent.updates == 20
     stacks = training.replay.latest_stack()
     factorised.load_state_dict(agent.target.state_dict())

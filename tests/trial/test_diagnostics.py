@@ -38,7 +38,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Training, set[int
     training = _training()
     training.run(STEPS)
     yield training, sampled
-    training.game.close()
+    training.close()
 
 
 def _cross_entropy(training: Training, slot: int) -> float:
@@ -92,7 +92,7 @@ def test_returns_that_followed_are_the_discounted_rewards_to_the_end_of_the_life
     training = _training(learning_starts=10_000)
     training.run(400)
     slots, followed = diagnostics.returns_that_followed(training.replay)
-    training.game.close()
+    training.close()
     last = max(k for k, (_, _, terminal) in enumerate(story) if terminal)
     expected, value = {}, 0.0
     for slot, reward, terminal in reversed(story[: last + 1]):
@@ -134,4 +134,4 @@ def test_looking_changes_nothing_and_is_there_after_a_resume(variant: str) -> No
     results = [diagnostics.figures(training.agent, training.replay) for training in (*trainings, resumed)]
     assert results[0] == results[1] == results[2]
     for training in (*trainings, resumed):
-        training.game.close()
+        training.close()

@@ -11,9 +11,10 @@ from imageio_ffmpeg import read_frames
 from tensorrl.environments.atari import game_seed
 from tensorrl.environments.screen import ColorGame
 from tensorrl.trial import film as film_module
+from tensorrl.trial.evaluation import evaluate
 from tensorrl.trial.film import STRIP, Film, filming, value_text
 from tensorrl.trial.settings import network_spec
-from tensorrl.trial.training import build_network, evaluate
+from tensorrl.trial.training import build_network
 from tensorrl.trial.variants import resolve
 
 

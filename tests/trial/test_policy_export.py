@@ -18,8 +18,8 @@ from tensorrl.errors import InputError
 from tensorrl.networks.qnetwork import QNetwork
 from tensorrl.tracking.model import save_policy
 from tensorrl.trial import policy_export, variants
+from tensorrl.trial.evaluation import StackedPolicy
 from tensorrl.trial.settings import network_spec
-from tensorrl.trial.training import StackedPolicy
 
 GAME = "breakout"
 
@@ -39,15 +39,26 @@ def games_played() -> Recorded:
     begins: list[npt.NDArray[np.bool_]] = []
     stacks = [np.zeros((4, 4, 84, 84), np.uint8)]
 
-    def watch(seen: npt.NDArray[np.uint8], new: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-        frames.append(seen.copy())
-        begins.append(new.copy())
-        stack = np.concatenate((stacks[-1][:, 1:], seen[:, None]), 1)
-        stack[new, :-1] = 0
-        stacks.append(stack)
-        return np.zeros(len(seen), np.int64)
+    class Watch:
+        """Sees games go on side by side, a frame of each at every step."""
 
-    play_episodes(GAME, watch, episodes=8, seed=3, epsilon=1.0, envs=4)
+        batch = 4
+
+        def __init__(self) -> None:
+            self.seen, self.new = np.zeros((4, 84, 84), np.uint8), np.zeros(4, bool)
+
+        def see(self, seat: int, frame: npt.NDArray[np.uint8], *, begins: bool) -> None:
+            self.seen[seat], self.new[seat] = frame, begins
+
+        def choose(self, seats: list[int]) -> npt.NDArray[np.int64]:
+            frames.append(self.seen.copy())
+            begins.append(self.new.copy())
+            stack = np.concatenate((stacks[-1][:, 1:], self.seen[:, None]), 1)
+            stack[self.new, :-1] = 0
+            stacks.append(stack)
+            return np.zeros(len(seats), np.int64)
+
+    play_episodes(GAME, Watch(), episodes=8, seed=3, epsilon=1.0, at_once=4)
     assert len(frames) >= 250
     assert sum(new.sum() for new in begins[:250]) > 4  # some games end on the way
     return Recorded(frames[:250], begins[:250], np.concatenate(stacks[1:251]))
@@ -78,8 +89,13 @@ def test_onnxruntime_and_mlflow_choose_the_actions_of_evaluation_on_1000_stacks(
     stacks, actions = games_played.stacks, games.get(GAME).actions
     assert len(stacks) == 1_000
     network = opinionated(variant, stacks, actions)
-    policy = StackedPolicy(network)  # what `evaluate` plays by
-    wanted = np.concatenate([policy(*moment).copy() for moment in zip(*games_played[:2], strict=True)])
+    policy, wanted = StackedPolicy(network, 4, batch=4), np.zeros((0,), np.int64)  # what `evaluate` plays by
+    for frames, begins in zip(games_played.frames, games_played.begins, strict=True):
+        known = [policy.see(seat, frames[seat], begins=bool(begins[seat])) for seat in range(4)]
+        asked = [seat for seat in range(4) if known[seat] is None]
+        actions_now = policy.choose(asked) if asked else []
+        answered = dict(zip(asked, actions_now, strict=True))
+        wanted = np.append(wanted, [answered.get(seat, known[seat]) for seat in range(4)]).astype(np.int64)
     assert np.bincount(wanted, minlength=actions).max() < 900
     model = policy_export.to_onnx(network)
     session, parts = policy_export.session(model), np.split(stacks, 40)  # what fits the caches

@@ -46,7 +46,7 @@ def test_divergence_on_the_batch_stays_within_a_factor_of_two_of_the_bound_over_
     spec = make_spec(game="pong", variant="kfac-trl-5x", seed=0, steps=1000, overrides=overrides)
     training = build_training(spec, torch.device("cpu"))
     training.run(600)
-    training.game.close()
+    training.close()
     print(f"measured over bound: {min(measured) / BOUND:.2f} to {max(measured) / BOUND:.2f}")
     assert len(measured) == 200
     assert all(BOUND / 2 < value < 2 * BOUND for value in measured)

@@ -70,7 +70,7 @@ def test_games_are_those_of_all_stacks_in_one_pass_however_many_are_played_at_on
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["rainbow", "denoised", "trl-5x", "scattering", "pong-dqn"])
 def test_more_games_than_a_pass_has_rows_are_those_of_all_stacks_in_one_pass(variant):
-    same_games("assault", variant, 21, [(None, 1), (1, 1), (5, 2), (None, 2), (21, 16)])
+    same_games("breakout", variant, 21, [(None, 1), (1, 1), (5, 2), (None, 2), (21, 16)])
 
 
 @pytest.mark.parametrize("variant", ["rainbow", "trl-5x", "scattering", "pong-dqn"])

@@ -39,6 +39,8 @@ SPECTRA = "spectra"
 TENSORBOARD = "tensorboard"
 STEP = "agent_steps"
 _TAIL = 16_384
+_MOST_BYTES = 256 << 20
+"""Of a file that is read as a whole. No trial writes one of even a tenth of this."""
 _NONE = (FileNotFoundError, NotADirectoryError)
 _TEXTS = ("game", "variant")
 _NUMBERS = ("seed", "steps", "coefficients", "compression_ratio", "score", "final_score")
@@ -61,6 +63,8 @@ def load_json(path: Path) -> dict[str, Any] | None:
     """
     try:
         with files.open_plain(path) as file:
+            if os.fstat(file.fileno()).st_size > _MOST_BYTES:
+                raise OSError(f"larger than {_MOST_BYTES >> 20} MiB")
             content = json.loads(file.read())
     except _NONE:
         return None
@@ -198,7 +202,7 @@ def _read_bytes(path: Path, *, last: int | None = None) -> bytes:
         with files.open_plain(path) as file:
             if last is not None:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - last))
-            return file.read()
+            return file.read(_MOST_BYTES)
     except OSError:
         return b""
 

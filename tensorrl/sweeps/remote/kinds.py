@@ -30,6 +30,8 @@ _ONLY_READ = f"is only read, because no claim there could be exact (allowed for 
 _NO_BUCKET = re.compile("NoSuchBucket|ContainerNotFound|bucket does not exist")
 _OPTIONS = ("endpoint_override", "region", "scheme")
 _LOCK = ".lock"
+_MOST_BYTES = 256 << 20
+_MOST_OF_STATE = 4 << 30
 # No retries here: the caller retries as long as that makes sense.
 _CLIENT: Any = {"timeout": "120s", "connect_timeout": "10s", "allow_http": True}
 _RETRIES: Any = {"max_retries": 2}
@@ -103,7 +105,9 @@ class _Folder:
 
     def look(self, name: str) -> Held | None:
         try:
-            return Held(self._path(name).read_bytes(), None)
+            with files.open_plain(self._path(name)) as file:
+                _check_size(name, os.fstat(file.fileno()).st_size)
+                return Held(file.read(), None)
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -162,6 +166,7 @@ class _Bucket:
         try:
             with _as_os_error():
                 found = obstore.get(self._store, name)
+                _check_size(name, found.meta["size"])
                 return Held(bytes(found.bytes()), found.meta["e_tag"])
         except FileNotFoundError as error:
             if _NO_BUCKET.search(str(error)):
@@ -224,7 +229,10 @@ class _Readable:
     def look(self, name: str) -> Held | None:
         try:
             with _as_os_error(), self._lock:
-                return Held(self._files.cat_file(f"{self._root}/{name}" if self._root else name), None)
+                path = f"{self._root}/{name}" if self._root else name
+                # What it will be once it is unpacked. Some file systems do not know a size.
+                _check_size(name, self._files.info(path).get("size") or 0)
+                return Held(self._files.cat_file(path), None)
         except (FileNotFoundError, IsADirectoryError):
             return None
 
@@ -270,6 +278,17 @@ def _s3_login(uri: str) -> dict[str, Any]:
     return found
 
 
+def _check_size(name: str, size: int) -> None:
+    """Refuses a file that is too large to be one of a store's. Files are read as a whole.
+
+    Raises:
+        InputError: it is larger than any file that this program writes.
+    """
+    most = _MOST_OF_STATE if name.endswith((".safetensors", ".zst")) else _MOST_BYTES
+    if size > most:
+        raise InputError(f"{name}: has {size:,} bytes (allowed: {most:,} at most)")
+
+
 @contextmanager
 def _as_os_error() -> Iterator[None]:
     """Turns errors of obstore and fsspec into OSError, which callers retry or report."""
@@ -277,7 +296,7 @@ def _as_os_error() -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise FileNotFoundError(_first_line(error)) from None
-    except OSError:
+    except (OSError, InputError):
         raise
     except Exception as error:  # obstore, zipfile and fsspec's many others have no error in common
         raise OSError(_first_line(error)) from None

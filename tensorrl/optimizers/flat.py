@@ -28,6 +28,16 @@ class FlatBlocks:
         steps: flat vector of what is made of them: preconditioned gradients, and after `move` the step taken.
         momenta: flat vector.
         moments: Adam's, where steps are grafted.
+
+    Args:
+        group: see above.
+        blocks: the blocks.
+        dtype: of the parameters.
+        device: likewise.
+        graft: gives steps Adam's length.
+        dense: whether what is exchanged with parameters lies as they do, and is sorted into matrices by one operator;
+            by default on a GPU. There PyTorch takes a kernel for all tensors at once only if none has gaps, and the
+            weight beside its bias in a matrix has.
     """
 
     def __init__(
@@ -38,6 +48,7 @@ class FlatBlocks:
         device: torch.device,
         *,
         graft: AdamLength | None = None,
+        dense: bool | None = None,
     ) -> None:
         self.group = group
         by_shape: dict[tuple[int, int], list[Block]] = {}
@@ -71,17 +82,24 @@ class FlatBlocks:
                 self._gradient_views += block.views(gradient)
                 self._step_views += block.views(step)
             start = end
+        self._order: _Order | None = None
+        if device.type != "cpu" if dense is None else dense:
+            self._order = _Order(by_shape.values(), self.gradients)
+            self._gradient_views = self._order.views
+            self._step_views = self._order.views
 
     def collect(self, weight_decay: float) -> None:
         """Copies the parameters' gradients, 0 where there is none, plus weight decay."""
         grads = [p.grad for p in self._parameters]
         self._live = [k for k, grad in enumerate(grads) if grad is not None]
         if len(self._live) < len(grads):
-            self.gradients.zero_()
+            (self.gradients if self._order is None else self._order.values).zero_()
         views, parameters = self._of_live(self._gradient_views), self._of_live(self._parameters)
         torch._foreach_copy_(views, [grad for grad in grads if grad is not None])
         if weight_decay:
             torch._foreach_add_(views, parameters, alpha=weight_decay)
+        if self._order is not None:
+            self._order.to_matrices(self.gradients)
 
     def precondition(self) -> None:
         """Turns `gradients` into `steps`."""
@@ -107,7 +125,7 @@ class FlatBlocks:
 
     def add(self) -> None:
         """Adds `steps` to the parameters."""
-        torch._foreach_add_(self._of_live(self._parameters), self._of_live(self._step_views))
+        torch._foreach_add_(self._of_live(self._parameters), self._steps_of_live())
 
     def turn(self, scale: float | Tensor, lr: float | Tensor, momentum: float) -> None:
         """Does what `move` does, without adding the step to the parameters."""
@@ -134,7 +152,7 @@ class FlatBlocks:
 
     def rescale(self, factor: Tensor) -> None:
         """Makes the step just taken `factor` times as long."""
-        torch._foreach_sub_(self._of_live(self._parameters), self._of_live(self._step_views))
+        torch._foreach_sub_(self._of_live(self._parameters), self._steps_of_live())
         self.steps.mul_(factor)
         self.add()
 
@@ -146,5 +164,41 @@ class FlatBlocks:
         """Returns ∇ᵀδ + ½ δᵀFδ for the δ just applied, F undamped: the change of loss the quadratic model predicts."""
         return torch.dot(self.gradients, self.steps) + self.curvature() / 2
 
+    def _steps_of_live(self) -> list[Tensor]:
+        if self._order is not None:
+            self._order.from_matrices(self.steps)
+        return self._of_live(self._step_views)
+
     def _of_live(self, things: Sequence[Tensor]) -> list[Tensor]:
         return [things[k] for k in self._live]
+
+
+class _Order:
+    """A flat vector in which every parameter lies whole, beside one in which they lie as blocks' matrices.
+
+    Attributes:
+        values: the vector.
+        views: of it, one of each parameter's shape, in the order of the blocks.
+    """
+
+    def __init__(self, stacks: Iterable[Sequence[Block]], like: Tensor) -> None:
+        numbers, start, places = torch.arange(len(like), device=like.device), 0, []
+        parameters: list[nn.Parameter] = []
+        for block in (block for members in stacks for block in members):
+            end = start + block.rows * block.columns
+            places += [view.reshape(-1) for view in block.views(numbers[start:end].view(block.rows, block.columns))]
+            parameters += block.parameters
+            start = end
+        self._from = torch.cat(places)
+        self._to = self._from.argsort()
+        self.values = torch.zeros_like(like)
+        parts = self.values.split([parameter.numel() for parameter in parameters])
+        self.views = [part.view(p.shape) for part, p in zip(parts, parameters, strict=True)]
+
+    def to_matrices(self, matrices: Tensor) -> None:
+        """Writes the values into the matrices' vector."""
+        torch.index_select(self.values, 0, self._to, out=matrices)
+
+    def from_matrices(self, matrices: Tensor) -> None:
+        """Takes the values from the matrices' vector."""
+        torch.index_select(matrices, 0, self._from, out=self.values)

@@ -144,7 +144,7 @@ class KFAC(Feedback, Optimizer):
         )
         self._layers, reasons = find_layers(module)
         checked = parameter_groups(module, groups)
-        flats, uncovered = lay_out(module, self._layers.values(), checked, graft=graft)
+        flats, uncovered = lay_out(module, self._layers.values(), checked, graft=graft, dense=capturable)
         self._fallback = make_fallback(module, uncovered, fallback, reasons)
         if not flats:
             raise InputError("module: none of its trained parameters has a curvature block, K-FAC has nothing to do")

@@ -87,6 +87,21 @@ def test_recorded_steps_use_no_operator_that_pytorch_calls_not_deterministic_on_
     assert sorted({name_of(function) for function, args, _, _ in calls if not is_repeatable(function, args)}) == []
 
 
+def test_a_recorded_step_of_kfac_exchanges_only_tensors_without_gaps_with_the_parameters():
+    """PyTorch's CUDA kernels take many tensors at once only where each is dense and lies as its partner does."""
+    recorder = OperatorRecorder()
+    training = build("kfac-trl-10x", recorder)
+    training.run(60)
+    training.close()
+    calls = [call for call in recorder.tapes["learn"].calls if name_of(call[0]).startswith("_foreach")]
+    lists = [[arg for arg in args if isinstance(arg, list | tuple)] for _, args, _, _ in calls]
+    tensors = [tensor for each in lists for arg in each for tensor in arg if isinstance(tensor, torch.Tensor)]
+    assert len(tensors) >= 100
+    assert all(1 + sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) == t.numel() for t in tensors)
+    pairs = [pair for each in lists if len(each) > 1 for pair in zip(*each, strict=True)]
+    assert all(a.stride() == b.stride() for a, b in pairs)
+
+
 def test_the_list_of_operators_sees_a_breach():
     with Operators() as seen:
         torch.zeros(4)[torch.tensor([1, 1])] = torch.ones(2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tensorrl.errors import InputError
 from tensorrl.networks.regression import TensorRegression
+from tensorrl.optimizers import coverage, kfac
 from tensorrl.optimizers.kfac import KFAC
 
 _WRAPS: dict[str, Callable[[nn.Module], nn.Module]] = {
@@ -112,3 +114,36 @@ def test_however_layers_are_called_the_curvature_is_the_same(way: str) -> None:
     for name, pair in factors[0].items():
         for one, two in zip(pair, factors[1][name], strict=True):
             torch.testing.assert_close(one, two)
+
+
+@pytest.mark.filterwarnings("ignore:KFAC. no curvature observed of 4")
+def test_steps_have_the_same_bits_where_parameters_lie_whole_beside_the_matrices(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on a GPU, and as on a CPU: a weight beside its bias, weights without one, a parameter without a gradient."""
+
+    def trained(dense: bool) -> dict[str, Tensor]:
+        def lay_out(*args: Any, **options: Any) -> Any:
+            return coverage.lay_out(*args, **{**options, "dense": dense})
+
+        torch.manual_seed(0)
+        unused = nn.Linear(2, 2)
+        model = nn.Sequential(
+            nn.Conv2d(2, 3, 3),
+            nn.Flatten(),
+            nn.Linear(48, 6, bias=False),
+            TensorRegression((2, 3), (4,), rank=2),
+            unused,
+        )
+        model[3].register_forward_pre_hook(lambda _, x: (x[0].view(-1, 2, 3),))
+        model.forward = lambda x: model[3](model[2](model[1](model[0](x))))  # type: ignore[method-assign]
+        with monkeypatch.context() as patch:
+            patch.setattr(kfac, "lay_out", lay_out)
+            optimizer = KFAC(model, lr=0.1, momentum=0.9, weight_decay=1e-3, trust_region=0.1)
+        for _ in range(3):
+            step(optimizer, model, torch.randn(8, 2, 6, 6), half_square)
+        return parameters_of(model)
+
+    whole, beside = trained(True), trained(False)
+    assert [name for name in whole if not torch.equal(whole[name], beside[name])] == []
+    assert len(whole) > 8

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.dqn import DQN
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.checkpoints import Checkpointable
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS, TIMERS
 
 from tensorrl import system
+from tensorrl.errors import InputError, unknown
 from tensorrl.rllib.config import RainbowSettings
 from tensorrl.rllib.metrics import log_learning
-from tensorrl.rllib.state import TrainingFiles, put_back, snapshot
+from tensorrl.rllib.options import changed
+from tensorrl.rllib.state import TrainingFiles, put_back, snapshot, told
 from tensorrl.trial.training import Training
 
 COMPONENT = "training"
@@ -39,11 +42,25 @@ class Rainbow(DQN):  # type: ignore[misc]
     Each `train()` does `steps_per_iteration` agent steps in this process. Checkpoints hold replay, generators and the
     game, so that an algorithm restored from one goes on to the same bits.
 
+    Args:
+        config: a `RainbowConfig`, a dict of its attributes, or another config of RLlib, whose changed options count.
+        args: see RLlib's `Algorithm`.
+        others: see RLlib's `Algorithm`.
+
     Attributes:
         training: the trial in progress.
+
+    Raises:
+        InputError: a configuration that Rainbow cannot have.
     """
 
     training: Training
+
+    def __init__(self, config: Any = None, *args: Any, **others: Any) -> None:
+        if isinstance(config, AlgorithmConfig) and not isinstance(config, RainbowSettings):
+            # RLlib's defaults must not displace the variant's settings.
+            config = self.get_default_config().update_from_dict(changed(config))
+        super().__init__(config, *args, **others)
 
     @classmethod
     def get_default_config(cls) -> RainbowConfig:
@@ -108,7 +125,8 @@ class Rainbow(DQN):  # type: ignore[misc]
         Raises:
             InputError: the state is of another network, game or replay.
         """
-        super().set_state(state)
+        with told():
+            super().set_state(state)
         if state.get(COMPONENT):
             put_back(self.training, state[COMPONENT])
         self._learner.keep_rate()
@@ -119,7 +137,8 @@ class Rainbow(DQN):  # type: ignore[misc]
         Raises:
             InputError: the checkpoint is of another network, game or replay.
         """
-        super().restore_from_path(path, *args, **kwargs)
+        with told():
+            super().restore_from_path(path, *args, **kwargs)
         self._learner.keep_rate()
 
     def set_weights(self, weights: Mapping[str, Any]) -> None:
@@ -127,5 +146,15 @@ class Rainbow(DQN):  # type: ignore[misc]
 
         Args:
             weights: by module id.
+
+        Raises:
+            InputError: they are of another module or network.
         """
+        known = self.get_weights()
+        for module, values in weights.items():
+            if module not in known:
+                raise unknown("module", module, known, where="weights")
+            other = sorted(known[module].keys() ^ values.keys())
+            if other:
+                raise InputError(f"weights: of another network than {module}'s; they differ in {', '.join(other[:3])}")
         self.set_state({"learner_group": {"learner": {"rl_module": dict(weights)}}})

@@ -95,7 +95,7 @@ def resolve(variant: str, chosen: Mapping[str, Any]) -> Settings:
         changes |= _buffer_settings(chosen["replay_buffer_config"])
     if "v_min" in chosen and "v_max" not in chosen:
         changes["v_max"] = _negated(chosen["v_min"])
-    settings = _settings(variant, changes)
+    settings = _settings(str(variant), changes)
     if "v_min" in chosen and -settings.v_max != chosen["v_min"]:
         raise InputError(f"v_min={chosen['v_min']!r}: Rainbow's support is symmetric, v_min=-v_max={-settings.v_max:g}")
     later: dict[str, Any] = {}
@@ -103,7 +103,7 @@ def resolve(variant: str, chosen: Mapping[str, Any]) -> Settings:
         later["target_interval"] = _interval(chosen["target_network_update_freq"], settings.update_interval)
     if "epsilon" in chosen:
         later |= _epsilon_settings(chosen["epsilon"], settings)
-    return _settings(variant, {**changes, **later}) if later else settings
+    return _settings(str(variant), {**changes, **later}) if later else settings
 
 
 def _settings(variant: str, changes: Mapping[str, Any]) -> Settings:

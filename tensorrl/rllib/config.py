@@ -17,7 +17,7 @@ from ray.util.debug import log_once
 from tensorrl import games
 from tensorrl.errors import InputError, unknown
 from tensorrl.rllib import options
-from tensorrl.rllib.attributes import ALIASES, ATTRIBUTES, is_space, resolve
+from tensorrl.rllib.attributes import ALIASES, ATTRIBUTES, WHOLES, attributes_of, is_space, resolve
 from tensorrl.rllib.chosen import ChosenSettings
 from tensorrl.rllib.env_runner import AtariEnvRunner
 from tensorrl.rllib.learner import RainbowLearner
@@ -26,6 +26,7 @@ from tensorrl.trial import variants
 from tensorrl.trial.settings import network_spec
 
 _OURS = ("variant", "total_steps", "steps_per_iteration")
+_UNITS = ("episodes", "timesteps")
 
 
 class RainbowSettings(ChosenSettings):
@@ -87,7 +88,7 @@ class RainbowSettings(ChosenSettings):
             InputError: unknown variant, setting or value.
         """
         if not is_space(name):
-            variants.get(name)
+            variants.get(str(name))
         before = dict(self.__dict__)
         self.variant = name
         return self._take(overrides, "variant()", before)
@@ -145,10 +146,16 @@ class RainbowSettings(ChosenSettings):
         if not self._is_frozen:
             self.env = _game(self.env)
             self.seed = 0 if self.seed is None else self.seed
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
+        if not _is_count(self.seed, 0) or self.seed >= 2**31:
             raise InputError(f"seed={self.seed!r}: a whole number from 0 to 2147483647")
         self._check_steps()
         network_spec(self.settings, games.get(self.env).actions)
+        if not self._is_frozen:
+            # "1e-3" for 0.001, 5 for 5.0: the record holds the value that trains.
+            resolved = attributes_of(self.settings)
+            self.__dict__.update(
+                {name: resolved[name] for name in self.chosen.keys() & resolved.keys() - WHOLES.keys()}
+            )
         self._check_classes()
         module_class = self._module_class()
         if self._model_config and module_class is RainbowModule:
@@ -159,12 +166,18 @@ class RainbowSettings(ChosenSettings):
             self._check_evaluation()
         # RLlib would warn that the new API stack is new.
         log_once(f"{self.algo_class.__name__}_on_new_api_stack")
-        super().validate()
+        try:
+            super().validate()
+        except InputError:
+            raise
+        except ValueError as error:
+            # RLlib adds how to turn its checks off, which is refused here.
+            raise InputError(" ".join(str(error).partition("\nTo suppress all validation errors")[0].split())) from None
 
     def _check_steps(self) -> None:
         for name in ("total_steps", "steps_per_iteration"):
             value = self.__dict__[name]
-            if not is_space(value) and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            if not is_space(value) and not _is_count(value, 1):
                 raise InputError(f"{name}={value!r}: a whole number of agent steps, at least 1")
 
     def _check_classes(self) -> None:
@@ -193,7 +206,17 @@ class RainbowSettings(ChosenSettings):
         return given
 
     def _check_evaluation(self) -> None:
+        for name, least in (("evaluation_interval", 0), ("metrics_num_episodes_for_smoothing", 1)):
+            value = self.__dict__[name]
+            if not _is_count(value, least) and not (least == 0 and value is None):
+                raise InputError(
+                    f"{name}={value!r}: {'None, or ' if least == 0 else ''}a whole number, at least {least}"
+                )
+        unit = self.evaluation_duration_unit
+        if unit not in _UNITS:
+            raise InputError(f"evaluation_duration_unit={unit!r} (allowed: {', '.join(_UNITS)})")
         given = self.evaluation_config if isinstance(self.evaluation_config, Mapping) else {}
+        self.copy(copy_frozen=False).update_from_dict(given)
         ours = {name: value for name, value in given.items() if ALIASES.get(name, name) in {*ATTRIBUTES, "variant"}}
         if ours:
             other, actions = self.copy(copy_frozen=False), games.get(self.env).actions
@@ -244,6 +267,10 @@ class RainbowSettings(ChosenSettings):
             "settings": settings.model_dump(mode="json"),
             "seed": self.seed,
         }
+
+
+def _is_count(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def _game(name: Any) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+
 from tensorrl.errors import InputError
 
 _RUNNERS = "remote evaluation runners"
@@ -239,6 +241,14 @@ def check(values: dict[str, Any], defaults: dict[str, Any]) -> None:
             continue
         allowed = f"{default!r} only" if isinstance(default, bool | int | float | str | None) else "leave it out"
         raise InputError(f"{option.method}({option.name}={_short(value)}): {allowed}; {option.note}")
+
+
+def changed(config: AlgorithmConfig) -> dict[str, Any]:
+    """Returns the attributes of a config that differ from those of an unchanged config of its class."""
+    kind: Any = type(config)
+    defaults = kind().to_dict()
+    missing = object()
+    return {name: value for name, value in config.to_dict().items() if not _equal(value, defaults.get(name, missing))}
 
 
 def _equal(value: Any, default: Any) -> bool:

@@ -62,14 +62,18 @@ class ModuleNetwork(nn.Module):
         self.module = module
         self.torso = Frames()
         device = next(module.parameters()).device
-        with torch.no_grad():
-            blank = torch.zeros(1, STACK, *FRAME_SHAPE, dtype=torch.uint8, device=device)
-            found = module.compute_q_values({Columns.OBS: blank})
+        name = f"{type(module).__name__}.compute_q_values"
+        blank = torch.zeros(1, STACK, *FRAME_SHAPE, dtype=torch.uint8, device=device)
+        try:
+            with torch.no_grad():
+                found = module.compute_q_values({Columns.OBS: blank})
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{name}: cannot take frames (batch, {STACK}, 84, 84) uint8 ({reason})") from error
         values = found.get(QF_PREDS)
         if values is None or tuple(values.shape) != (1, actions):
             shape = None if values is None else tuple(values.shape)
-            name = type(module).__name__
-            raise InputError(f"{name}.compute_q_values: {QF_PREDS!r} is {shape}, not (batch, {actions})")
+            raise InputError(f"{name}: {QF_PREDS!r} is {shape}, not (batch, {actions})")
         self.head: ValueHead
         if QF_LOGITS in found:
             atoms = found[ATOMS].detach().float()

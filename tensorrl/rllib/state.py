@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,22 @@ from torch import Tensor
 from tensorrl.errors import InputError
 from tensorrl.trial import checkpoints
 from tensorrl.trial.training import Training
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Turns the exception of a state that does not fit into an error of one line.
+
+    Raises:
+        InputError: in place of such an exception.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"checkpoint: does not fit this config ({reason[:300]})") from None
 
 
 def snapshot(training: Training) -> dict[str, Any]:
@@ -35,7 +53,7 @@ def put_back(training: Training, state: dict[str, Any]) -> None:
     Raises:
         InputError: the snapshot is of another network, game or replay.
     """
-    with _Told():
+    with told():
         # Optimizers keep the tensors they are given, and would change the snapshot.
         tensors = {name: tensor.clone() for name, tensor in state["tensors"].items()}
         found = checkpoints.unpack(state["plain"], tensors)
@@ -68,7 +86,7 @@ class TrainingFiles(Checkpointable):  # type: ignore[misc]
         Raises:
             InputError: it is of another network, game or replay.
         """
-        with _Told():
+        with told():
             newest, training = checkpoints.checkpoints(Path(path))[-1], self._algorithm.training
             state = checkpoints.read(newest)
             _keep_streams(training, state["training"])
@@ -85,15 +103,3 @@ class TrainingFiles(Checkpointable):  # type: ignore[misc]
     def get_ctor_args_and_kwargs(self) -> tuple[tuple[()], dict[str, Any]]:
         """Never built on its own."""
         return (), {}
-
-
-class _Told:
-    """Turns the exception of a state that does not fit into an error of one line."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, RuntimeError | ValueError) and not isinstance(error, InputError):
-            reason = " ".join(str(error).split())
-            raise InputError(f"checkpoint: cannot be gone on from under this config ({reason[:300]})") from None

@@ -152,6 +152,13 @@ def test_numpys_numbers_are_numbers():
     assert (config.settings.n_step, config.settings.learning_rate, type(config.seed)) == (5, 0.5, int)
 
 
+def test_a_checked_config_holds_the_values_that_train():
+    config = RainbowConfig().variant("trl-5x").training(lr="1e-3", compression="8", n_step=3.0, epsilon=0.1)
+    config.validate()
+    assert (config.lr, config.compression, config.n_step) == (1e-3, 8.0, 3)
+    assert (type(config.n_step), config.epsilon) == (int, 0.1)
+
+
 def test_what_rainbow_has_one_way_of_is_taken_at_that():
     config = RainbowConfig().training(
         dueling=True, double_q=True, tau=1.0, td_error_loss_fn="huber", v_min=-10, hiddens=[256],
@@ -190,6 +197,15 @@ def test_what_rainbow_has_one_way_of_is_taken_at_that():
         (lambda: RainbowConfig().training(total_steps=0), "total_steps"),
         (lambda: by_attribute("steps_per_iteration", 2.5).validate(), "steps_per_iteration"),
         (lambda: RainbowConfig().debugging(seed=-1).validate(), "seed"),
+        (lambda: RainbowConfig().debugging(seed=True).validate(), "seed"),
+        (lambda: RainbowConfig().variant(None), "variant"),
+        (lambda: RainbowConfig().update_from_dict({"variant": 3}).validate(), "variant"),
+        (lambda: RainbowConfig().evaluation(evaluation_interval=-1).validate(), "evaluation_interval"),
+        (lambda: RainbowConfig().evaluation(evaluation_interval="2").validate(), "evaluation_interval"),
+        (lambda: RainbowConfig().evaluation(evaluation_duration=0).validate(), "evaluation_duration"),
+        (lambda: RainbowConfig().evaluation(evaluation_duration_unit="frames").validate(), "episodes, timesteps"),
+        (lambda: RainbowConfig().evaluation(evaluation_config={"lrr": 1}).validate(), "lrr"),
+        (lambda: RainbowConfig().reporting(metrics_num_episodes_for_smoothing=0).validate(), "smoothing"),
         (lambda: RainbowConfig().variant("rainbow", compression=5).validate(), "factorization"),
         (lambda: RainbowConfig().training(lr=tune.grid_search([1e-4, 1e-3])).validate(), "tune.Tuner"),
         (lambda: RainbowConfig().env_runners(explore=False).validate(), "explore"),

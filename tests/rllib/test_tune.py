@@ -145,11 +145,14 @@ def test_asha_on_episode_return_mean_stops_a_trial(tmp_path):
         if algorithm.config.seed == 2 and not math.isnan(result["env_runners"]["episode_return_mean"]):
             result["env_runners"]["episode_return_mean"] = -1e3
 
+    def named(*, env_runner, **_):
+        assert env_runner.tune_trial_id
+
     scheduler = ASHAScheduler(
         metric="env_runners/episode_return_mean", mode="max", max_t=8, grace_period=5, reduction_factor=2
     )
     # 600 agent steps to the first comparison: a game has ended by then.
-    config = quick().callbacks(on_train_result=worse).training(steps_per_iteration=120)
+    config = quick().callbacks(on_train_result=worse, on_environment_created=named).training(steps_per_iteration=120)
     results = tune.Tuner(
         Rainbow,
         param_space={**config.to_dict(), "seed": tune.grid_search([1, 2])},

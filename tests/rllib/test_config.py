@@ -11,9 +11,11 @@ import pytest
 from ray import tune
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.dqn import DQNConfig
+from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from tensorrl.errors import InputError
-from tensorrl.rllib import Rainbow, RainbowConfig, options
+from tensorrl.rllib import Rainbow, RainbowConfig, RainbowLearner, RainbowModule, options
 from tensorrl.rllib.attributes import ATTRIBUTES
 from tensorrl.trial import variants
 from tensorrl.trial.settings import Settings
@@ -150,6 +152,24 @@ def test_numpys_numbers_are_numbers():
     config = RainbowConfig().training(n_step=np.int64(5), lr=np.float32(0.5)).debugging(seed=np.int64(3))
     config.validate()
     assert (config.settings.n_step, config.settings.learning_rate, type(config.seed)) == (5, 0.5, int)
+
+
+class Renamed(RainbowModule):
+    """As a user's."""
+
+
+def test_what_rllib_asks_a_config_for():
+    config = RainbowConfig().environment("breakout")
+    assert config.is_atari
+    assert config.learner_class is RainbowLearner
+    for spec, kind in ((None, RainbowModule), (RLModuleSpec(module_class=Renamed), Renamed)):
+        config.rl_module(rl_module_spec=spec)
+        assert config.rl_module_spec.module_class is kind
+        (found,) = config.get_multi_rl_module_spec(spaces={"default_policy": (None, None)}).rl_module_specs.values()
+        assert found.module_class is kind
+        assert found.model_config["network"]["actions"] == 4
+    config.update_from_dict({"callbacks_class": [RLlibCallback, RLlibCallback]}).validate()
+    assert config.callbacks_class == [RLlibCallback, RLlibCallback]
 
 
 def test_a_checked_config_holds_the_values_that_train():

@@ -72,12 +72,13 @@ def test_weights_are_got_and_set():
 
 
 def test_the_learner_group_updates_from_episodes():
-    algorithm = quick().build_algo()
-    before = sha(algorithm)
+    algorithm = quick(lr=1e-3).build_algo()
     episodes = algorithm.env_runner.sample(num_timesteps=40)
-    (result,) = algorithm.learner_group.update(episodes=episodes)
-    assert np.isfinite(result["default_policy"]["total_loss"].peek())
-    assert sha(algorithm) != before
+    losses = []
+    for _ in range(8):
+        (result,) = algorithm.learner_group.update(episodes=episodes)
+        losses.append(result["default_policy"]["total_loss"].peek())
+    assert min(losses[1:]) < losses[0]
     algorithm.stop()
 
 

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
 from ray import tune
@@ -41,6 +42,12 @@ def one_ray():
     ray.shutdown()
 
 
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    """One database for all grids: making its tables takes MLflow longer than a trial takes."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
 def quick(variant="denoised"):
     config = RainbowConfig().environment("road_runner").variant(variant).debugging(seed=1)
     return config.training(
@@ -66,23 +73,24 @@ def in_param_space(name, values):
 
 @pytest.mark.parametrize("where", [in_builder, in_param_space])
 @pytest.mark.parametrize("name", list(GRIDS))
-def test_a_grid_of_two_values_trains_two_different_runs(name, where, tmp_path):
+def test_a_grid_of_two_values_trains_two_different_runs(name, where, tmp_path, database):
     import mlflow
 
-    uri, values = f"sqlite:///{tmp_path}/mlflow.db", GRIDS[name]
+    values, experiment = GRIDS[name], f"{name}-{where.__name__}"
     results = tune.Tuner(
         Rainbow,
         param_space=where(name, values),
         run_config=tune.RunConfig(
             storage_path=str(tmp_path), stop={"training_iteration": 1}, verbose=0,
-            callbacks=[MLflowLoggerCallback(tracking_uri=uri, experiment_name=name)],
+            callbacks=[MLflowLoggerCallback(tracking_uri=database, experiment_name=experiment)],
         ),
     ).fit()  # fmt: skip
     assert not results.errors
     assert [result.config[name] for result in results] == values
     losses = [result.metrics["learners"]["default_policy"]["loss"] for result in results]
     assert losses[0] != losses[1]
-    runs = mlflow.MlflowClient(uri).search_runs(["1"])
+    client = mlflow.MlflowClient(database)
+    runs = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
     assert sorted(run.data.params[name] for run in runs) == sorted(map(str, values))
     for run in runs:
         # What was left to the variant is recorded as it trained.
@@ -175,9 +183,9 @@ from test_tune import quick
 ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
 tune.Tuner(
     Rainbow,
-    param_space={{**quick().to_dict(), "seed": tune.grid_search([1, 2])}},
+    param_space={{**quick().training(total_steps=900).to_dict(), "seed": tune.grid_search([1, 2])}},
     run_config=tune.RunConfig(
-        name="killed", storage_path={storage!r}, stop={{"training_iteration": 6}}, verbose=0,
+        name="killed", storage_path={storage!r}, stop={{"training_iteration": 12}}, verbose=0,
         checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1),
     ),
 ).fit()
@@ -186,14 +194,27 @@ tune.Tuner(
 
 def test_a_tuner_goes_on_after_its_driver_was_killed(tmp_path):
     code = DRIVER.format(tests=str(Path(__file__).parent), storage=str(tmp_path))
-    driver = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+    said = tmp_path / "said.txt"
+    with said.open("w") as log:
+        # Tune writes what it knows of its trials every so often, here at every chance.
+        often = os.environ | {"TUNE_GLOBAL_CHECKPOINT_S": "0"}
+        driver = subprocess.Popen(
+            [sys.executable, "-c", code], env=often, start_new_session=True, stdout=log, stderr=log
+        )
     deadline = time.monotonic() + 600
-    while not list(tmp_path.glob("killed/*/checkpoint_*/rllib_checkpoint.json")):
-        assert driver.poll() is None
-        assert time.monotonic() < deadline
+    while not any("checkpoint_0" in file.read_text() for file in tmp_path.glob("killed/experiment_state-*.json")):
+        assert driver.poll() is None, said.read_text()[-3000:]
+        assert time.monotonic() < deadline, said.read_text()[-3000:]
         time.sleep(0.5)
+    below = psutil.Process(driver.pid).children(recursive=True)
     os.killpg(driver.pid, signal.SIGKILL)
     driver.wait()
+    # Its Ray ends with it; until then its trials could write into the folder.
+    _, alive = psutil.wait_procs(below, timeout=120)
+    assert not alive
     results = tune.Tuner.restore(str(tmp_path / "killed"), trainable=Rainbow, resume_errored=True).fit()
-    assert [result.metrics["training_iteration"] for result in results] == [6, 6]
-    assert [result.metrics["env_runners"]["num_env_steps_sampled_lifetime"] for result in results] == [360, 360]
+    assert not results.errors
+    assert [result.metrics["training_iteration"] for result in results] == [12, 12]
+    assert [result.metrics["env_runners"]["num_env_steps_sampled_lifetime"] for result in results] == [720, 720]
+    # A trial whose checkpoint Tune knew of went on from it.
+    assert min(result.metrics["iterations_since_restore"] for result in results) < 12

@@ -101,7 +101,17 @@ class ChosenSettings(DQNConfig):  # type: ignore[misc]
         if self.noisy:
             wholes.add("epsilon")
         rest = {name: value for name, value in attributes_of(self.settings).items() if name not in given | wholes}
-        return {**chosen, **rest}
+        return {**chosen, **self.as_trained(chosen), **rest}
+
+    def as_trained(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the values among those chosen that train as another one: 0.001 for "1e-3", but not 5.0 for 5."""
+        trained = attributes_of(self.settings)
+        single = {name: ALIASES.get(name, name) for name in chosen}
+        return {
+            name: trained[other]
+            for name, other in single.items()
+            if other in trained and other not in WHOLES and trained[other] != chosen[name]
+        }
 
     @property
     def chosen(self) -> dict[str, Any]:

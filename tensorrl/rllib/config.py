@@ -17,7 +17,7 @@ from ray.util.debug import log_once
 from tensorrl import games
 from tensorrl.errors import InputError, unknown
 from tensorrl.rllib import options
-from tensorrl.rllib.attributes import ALIASES, ATTRIBUTES, WHOLES, attributes_of, is_space, resolve
+from tensorrl.rllib.attributes import ALIASES, ATTRIBUTES, is_space, resolve
 from tensorrl.rllib.chosen import ChosenSettings
 from tensorrl.rllib.env_runner import AtariEnvRunner
 from tensorrl.rllib.learner import RainbowLearner
@@ -151,11 +151,7 @@ class RainbowSettings(ChosenSettings):
         self._check_steps()
         network_spec(self.settings, games.get(self.env).actions)
         if not self._is_frozen:
-            # "1e-3" for 0.001, 5 for 5.0: the record holds the value that trains.
-            resolved = attributes_of(self.settings)
-            self.__dict__.update(
-                {name: resolved[name] for name in self.chosen.keys() & resolved.keys() - WHOLES.keys()}
-            )
+            self.__dict__.update(self.as_trained(self.chosen))
         self._check_classes()
         module_class = self._module_class()
         if self._model_config and module_class is RainbowModule:

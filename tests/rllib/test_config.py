@@ -173,10 +173,14 @@ def test_what_rllib_asks_a_config_for():
 
 
 def test_a_checked_config_holds_the_values_that_train():
-    config = RainbowConfig().variant("trl-5x").training(lr="1e-3", compression="8", n_step=3.0, epsilon=0.1)
+    config = RainbowConfig().variant("trl-5x").training(lr="1e-3", compression=8, n_step="3", epsilon=0.1)
+    drawn = config.to_dict()
     config.validate()
-    assert (config.lr, config.compression, config.n_step) == (1e-3, 8.0, 3)
-    assert (type(config.n_step), config.epsilon) == (int, 0.1)
+    assert (config.lr, config.compression, config.n_step) == (1e-3, 8, 3)
+    # Written as it was given where it is the same number.
+    assert (type(config.compression), config.epsilon) == (int, 0.1)
+    Rainbow.default_resource_request(drawn)
+    assert (drawn["lr"], str(drawn["compression"]), drawn["n_step"]) == (1e-3, "8", 3)
 
 
 def test_what_rainbow_has_one_way_of_is_taken_at_that():

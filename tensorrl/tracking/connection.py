@@ -121,7 +121,7 @@ def _with_login(uri: str) -> str:
     Errors of MLflow therefore cannot show the password.
     """
     uri = whole(uri, URI_VARIABLE)
-    if not uri.startswith(("http://", "https://")):
+    if not uri.lower().startswith(("http://", "https://")):
         return uri
     bare, login = split_login(uri)
     if login.get("password") == HIDDEN:

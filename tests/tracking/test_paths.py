@@ -52,5 +52,14 @@ def test_what_mlflow_cannot_take_is_refused_in_one_line_before_anything_is_writt
     assert REFUSED[name] in line
     assert line.isprintable()
     assert list(tmp_path.iterdir()) == []
+    sweep = tmp_path.parent / f"{tmp_path.name}.yaml"
+    sweep.write_text("{name: s, games: [pong], variants: [denoised], seeds: 1}")
+    for check in ([], ["--check"]):
+        monkeypatch.setattr(sys, "argv", ["tensorrl", "sweep", str(sweep), "--out", str(out), *check])
+        with pytest.raises(SystemExit) as stop:
+            app.main()
+        assert stop.value.code == 2
+        assert "MLflow cannot keep its SQLite file" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
     # A server takes the record of a run that lies anywhere.
     assert tracking_uri_for(out, "http://there:5000") == "http://there:5000"

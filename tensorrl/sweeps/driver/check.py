@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from tensorrl.sweeps.grid.cells import cells, select
 from tensorrl.sweeps.grid.spec import SweepSpec
 from tensorrl.sweeps.remote.driver_side import look
 from tensorrl.sweeps.store.layout import check_version, locate
-from tensorrl.tracking import require_tensorboard
+from tensorrl.tracking import require_tensorboard, tracking_uri_for
+from tensorrl.tracking.connection import URI_VARIABLE
 from tensorrl.trial.cell import cell_status
 
 
@@ -30,13 +32,16 @@ def check_sweep(
         address: the address of a running Ray, whose machines the estimate is for; None takes this machine.
 
     Raises:
-        InputError: the store has another version, the remote cannot be read, no cell matches, no Ray answers at the
-            address, no machine is large enough for a trial, or the sweep asks for TensorBoard and it is not installed.
+        InputError: the store has another version or lies where MLflow cannot keep its record, the remote cannot be
+            read, no cell matches, no Ray answers at the address, no machine is large enough for a trial, or the sweep
+            asks for TensorBoard and it is not installed.
     """
     check_address(address)
     if spec.tensorboard:
         require_tensorboard()
     check_version(store)
+    # Refuses a path where MLflow could not keep the record.
+    tracking_uri_for(store / "cell", os.environ.get(URI_VARIABLE) or spec.tracking.uri)
     chosen = select(cells(spec), only)
     if remote:
         # In a temporary folder: a check writes nothing into the store.

@@ -1,21 +1,31 @@
-"""Pictures for the pages, each from a trained agent.
+"""Pictures for the pages.
 
     python -m benchmarks.pictures film RUN --out docs/figures/film.png [--step N] [--seed S] [--zoom Z]
+    python -m benchmarks.pictures mlflow --out docs/figures/mlflow-view.png
 
 `film` plays one game as `tensorrl evaluate RUN --episodes 1 --seed S --video FILE.mp4` does, and keeps the film's frame
 of agent step N (the middle of the game where N is not given).
+
+`mlflow` makes a synthetic store (no agent is trained), sends it to a real `mlflow server`, and photographs the charts
+that `tensorrl` links to, in Chromium.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
+import tempfile
 from pathlib import Path
 
 from PIL import Image
 
+from benchmarks import mlflow_ui
+from benchmarks.browser import chromium
+from benchmarks.contest import ROOT
 from tensorrl import files
 from tensorrl.environments.atari import game_seed
 from tensorrl.environments.screen import Screen
+from tensorrl.tracking import find_link
 from tensorrl.trial.evaluation import evaluate
 from tensorrl.trial.film import Film
 from tensorrl.trial.playback import load_network
@@ -24,6 +34,10 @@ from tensorrl.trial.settings import Settings
 
 def main() -> None:
     options = parse()
+    if options.picture == "mlflow":
+        mlflow_view(options.out)
+        print(f"{options.out}: {options.out.stat().st_size / 1000:.0f} kB")
+        return
     step, score = film_frame(options.run, options.out, step=options.step, seed=options.seed, zoom=options.zoom)
     print(f"{options.out}: agent step {step:,}, score {score:g}, {options.out.stat().st_size / 1000:.0f} kB")
 
@@ -31,7 +45,10 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    film = parser.add_subparsers(dest="picture", required=True).add_parser("film", help="one frame of a film")
+    pictures = parser.add_subparsers(dest="picture", required=True)
+    mlflow = pictures.add_parser("mlflow", help="MLflow's charts of a synthetic store")
+    mlflow.add_argument("--out", type=Path, required=True, metavar="FILE.png")
+    film = pictures.add_parser("film", help="one frame of a film")
     film.add_argument("run", type=Path, help="a run's folder, or a checkpoint")
     film.add_argument("--out", type=Path, required=True, metavar="FILE.png")
     film.add_argument("--step", type=int, help="agent step (default: the middle of the game)")
@@ -77,10 +94,41 @@ def film_frame(run: Path, out: Path, *, step: int | None, seed: int, zoom: int) 
         raise ValueError(f"--step {step}: the game has {film.steps} agent steps")
     frame, score = kept[step]
     image = Image.fromarray(frame)
-    image = image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST)
+    save(image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST), out)
+    return step, score
+
+
+def mlflow_view(out: Path) -> None:
+    """Writes a picture of the charts on which an experiment opens in MLflow.
+
+    Args:
+        out: the file.
+    """
+    # What makes the store and the server is shared with the tests, which are no package.
+    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "tracking")]
+    from servers import free_port, mlflow_server
+    from synthetic_store import PAPER_VARIANTS, make_sweep
+
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        store, port = Path(folder) / "runs", free_port()
+        make_sweep(store, mlflow_ui.SWEEP, ["pong", "krull"], PAPER_VARIANTS, range(1))
+        with mlflow_server(port, Path(folder)), chromium(width=1_500, height=900) as context:
+            uri = f"http://127.0.0.1:{port}"
+            mlflow_ui.send(store, uri)
+            link = find_link(uri, mlflow_ui.SWEEP)
+            if link is None or link.charts is None:
+                sys.exit("pictures: MLflow shows no charts")
+            page = context.new_page()
+            mlflow_ui.open_charts(page, link.charts)
+            shot = Path(folder) / "shot.png"
+            mlflow_ui.photograph(page, shot)
+            save(Image.open(shot).convert("RGB"), out)
+
+
+def save(image: Image.Image, out: Path) -> None:
+    """Writes a picture as a PNG of 256 colours."""
     with files.replacing(out, sync=False, keep_suffix=True) as draft:
         image.quantize(256, dither=Image.Dither.NONE).save(draft, optimize=True)
-    return step, score
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def device_name(device: torch.device) -> str:
 def memory_is_short(error: torch.OutOfMemoryError) -> str:
     """Returns the message for a device without enough memory."""
     said = str(error).split(". ")[0]
-    return f"device 'cuda': its memory is short ({said}); free some, take another device, or lower replay_capacity"
+    return f"device 'cuda': not enough memory ({said}); free some, use another device, or lower replay_capacity"
 
 
 def restore_generator(generator: torch.Generator, state: torch.Tensor, step: int) -> bool:

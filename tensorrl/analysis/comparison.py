@@ -48,12 +48,12 @@ def compare(runs: Sequence[Path]) -> Comparison:
         InputError: fewer than two folders, a folder named twice, or one without a run.
     """
     if len(runs) < 2:
-        raise InputError("compare: needs two runs or more")
+        raise InputError("compare: give at least two runs")
     trials = []
     for run in runs:
         trial = folder.load_trial(run)
         if trial is None:
-            raise InputError(f"{run}: holds no run of tensorrl (expected {folder.TRIAL_FILE})")
+            raise InputError(f"{run}: contains no run of tensorrl (expected {folder.TRIAL_FILE})")
         trials.append(trial)
     names = _names(runs)
     if len(set(names)) < len(names):

@@ -43,14 +43,14 @@ def load_run(folder: Path) -> RunSpectra:
     """
     trial = load_trial(folder)
     if trial is None:
-        raise InputError(f"{folder}: holds no run of tensorrl (no {TRIAL_FILE} there)")
+        raise InputError(f"{folder}: contains no run of tensorrl (no {TRIAL_FILE} there)")
     try:
         key, game, label = trial["key"], trial["game"], _label(trial["variant"], trial["settings"])
     except KeyError as lacking:
         raise DamagedFile(folder / TRIAL_FILE, f"no {lacking.args[0]}") from None
     held = spectra.load(folder)
     if not held:
-        raise InputError(f"{folder}: holds no spectra ({SPECTRA}/*.npz); only runs begun with this version keep them")
+        raise InputError(f"{folder}: contains no spectra ({SPECTRA}/*.npz); runs of earlier versions keep none")
     return RunSpectra(folder, key, game, label, held)
 
 

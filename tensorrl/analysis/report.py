@@ -157,8 +157,8 @@ def _warnings(record: SweepRecord, block: Block) -> Iterator[str]:
     short = sorted({cell.steps for cell in record.cells if cell.steps < FULL_STEPS})
     if short:
         yield (
-            f"Runs of {' or '.join(f'{steps:,}' for steps in short)} agent steps: this is no Atari 100k, and published "
-            f"scores are of {FULL_STEPS:,}."
+            f"Runs of {' or '.join(f'{steps:,}' for steps in short)} agent steps: this is not Atari 100k, and "
+            f"published scores are of {FULL_STEPS:,}."
         )
     if record.synthetic:
         yield "Synthetic: at least one cell says that no agent was trained for it. Its figures are made up."

@@ -46,9 +46,9 @@ def _status_lines(status: SweepStatus) -> list[str]:
     drivers = {
         "running": f"run by {status.where}",
         "waiting": f"waited for by {status.where}",
-        "stopped": "was stopped; the same command goes on",
+        "stopped": "stopped; run the same command again to continue",
         "ended": "its driver ended",
-        "gone": f"its driver is gone ({status.where}); the same command goes on",
+        "gone": f"its driver is gone ({status.where}); run the same command again to continue",
         "none": "not run in this store yet",
     }
     done, total = sum(row.agent_steps for row in status.rows), sum(row.steps for row in status.rows)
@@ -103,6 +103,6 @@ def print_estimate(found: Mapping[str, Any]) -> None:
         + f"; all: {found['disk'] / gib:.2f} GiB of disk"
     )
     if found["hours"] is None:
-        print("time: cannot be estimated" + ("" if found["at_once"] else " (no machine that runs trials is there yet)"))
+        print("time: cannot be estimated" + ("" if found["at_once"] else " (no machine can run trials yet)"))
     else:
         print(f"time: about {duration(found['hours'] * 3600)} with {found['at_once']} at once")

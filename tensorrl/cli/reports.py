@@ -80,7 +80,7 @@ def sync_command(
         from tensorrl.cli.tables import print_table
 
         print_table(rows)
-        print(f"{len(rows) - failed} of {len(rows)} runs are in MLflow as they are here")
+        print(f"{len(rows) - failed} of {len(rows)} runs are up to date in MLflow")
         sent = [each.directory for each in outcomes if each.problem is None]
         places = {recorded_at(directory, tracking_uri=tracking_uri) for directory in sent}
         links = [find_link(*place) for place in sorted(places)]

@@ -87,7 +87,7 @@ def sweep_command(
                 say=display.say,
             )
     except KeyboardInterrupt:
-        print("tensorrl: interrupted; the same command goes on", file=sys.stderr)
+        print("tensorrl: interrupted; run the same command again to continue", file=sys.stderr)
         sys.exit(130)
     except RayLost as lost:
         print(f"tensorrl: {lost}", file=sys.stderr)
@@ -146,7 +146,7 @@ def submit_command(
     select(cells(spec), only)
     cluster = Cluster(address)
     if cluster.token is not None:
-        print(f"the cluster asks for a token; the one of {cluster.token.place} is sent", file=sys.stderr)
+        print(f"the cluster requires a token: sending the one from {cluster.token.place}", file=sys.stderr)
     if check:
         print("asking the cluster whether it can run the sweep ...", file=sys.stderr, flush=True)
         found = check_cluster(cluster, file, out=out, remote=remote)
@@ -157,7 +157,7 @@ def submit_command(
             raise InputError(
                 f"{found['problems'][0]}"
                 + (f" (and {len(found['problems']) - 1} more)" if len(found["problems"]) > 1 else "")
-                + "; --no-check submits all the same"
+                + "; --no-check submits anyway"
             )
     running = cluster.running(spec.name, out) if out else None
     if running:
@@ -172,7 +172,7 @@ def submit_command(
     try:
         status = cluster.follow(job, lambda text: print(text, end="", flush=True))
     except KeyboardInterrupt:
-        print(f"tensorrl: job {job} goes on without being followed", file=sys.stderr)
+        print(f"tensorrl: job {job} continues, but is no longer followed", file=sys.stderr)
         sys.exit(130)
     print(f"job {job}: {status}")
     if status != "SUCCEEDED":

@@ -78,7 +78,7 @@ def train_command(
         if tensorboard:
             add_event_files(out)
     except (Interrupted, KeyboardInterrupt) as stop:
-        print(f"tensorrl: {stop or 'interrupted'}; go on with --resume", file=sys.stderr)
+        print(f"tensorrl: {stop or 'interrupted'}; continue with --resume", file=sys.stderr)
         sys.exit(130)
     except torch.OutOfMemoryError as error:
         raise InputError(memory_is_short(error)) from None
@@ -86,7 +86,7 @@ def train_command(
         if isinstance(error, InputError) or not is_full(error):
             raise
         raise InputError(
-            f"{out}: no space left on the device; what is finished is kept, and --resume goes on once there is space"
+            f"{out}: no space left on the device; finished work is kept; free some space and continue with --resume"
         ) from None
     if as_json:
         print_json(result)
@@ -143,9 +143,9 @@ def export_policy_command(
     from tensorrl.trial.policy_export import export_policy
 
     if mlflow_model is not None and mlflow_model.exists():
-        raise InputError(f"--mlflow-model {mlflow_model}: exists already (allowed: a new folder)")
+        raise InputError(f"--mlflow-model {mlflow_model}: already exists (allowed: a new folder)")
     if mlflow_model is not None and not mlflow_model.parent.is_dir():
-        raise InputError(f"--mlflow-model {mlflow_model}: no such folder around it")
+        raise InputError(f"--mlflow-model {mlflow_model}: its parent folder does not exist")
     found = export_policy(run, out)
     if mlflow_model is not None:
         from tensorrl import games

@@ -65,7 +65,7 @@ def as_shape(label: str, shape: Iterable[Any]) -> Shape:
     except TypeError:
         sizes = ()
     if not sizes or len(sizes) != len(given) or min(sizes) < 1:
-        raise InputError(f"{label}: {given!r} is no shape (allowed: one or more whole numbers, each at least 1)")
+        raise InputError(f"{label}: {given!r} is not a shape (allowed: one or more whole numbers, each at least 1)")
     return sizes
 
 

@@ -134,7 +134,7 @@ class Capture:
         batch = self._batch_size or len(inputs[0])
         rows = sum(len(x) for x in inputs)
         if rows % batch:
-            raise InputError(f"{layer.name}: {rows} rows of input are no multiple of the batch size {batch}")
+            raise InputError(f"{layer.name}: {rows} rows of input are not a multiple of the batch size {batch}")
         wide = torch.promote_types(inputs[0].dtype, torch.float32)
         x, g = (parts[0] if len(parts) == 1 else torch.cat(parts) for parts in (inputs, captured))
         # The loss is a mean over the batch: `batch` times its gradients are the examples' own. Rows beyond the batch

@@ -63,9 +63,9 @@ def _check_path(path: Path) -> None:
     """Refuses characters that have a meaning in a URI, and characters that MLflow unquotes inconsistently."""
     fault = re.search(r"\?|%[0-9A-Fa-f]{2}|[\udc80-\udcff]", str(path))
     if fault is not None:
-        what = "bytes that are no UTF-8" if fault[0] >= "\udc80" else repr(fault[0])
+        what = "bytes that are not UTF-8" if fault[0] >= "\udc80" else repr(fault[0])
         raise InputError(
-            f"{path.parent}: MLflow cannot keep its SQLite file in a folder whose path holds {what} "
+            f"{path.parent}: MLflow cannot keep its SQLite file in a folder whose path contains {what} "
             "(allowed: a folder of another name, or a server in MLFLOW_TRACKING_URI)"
         )
 

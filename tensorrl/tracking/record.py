@@ -104,7 +104,7 @@ class MlflowRecord:
                 self._thread.join(_MODEL_TIMEOUT)
         if not self._delivered:
             reason = self.problem or "no answer in time"
-            _log.warning("MLflow lacks a part of %s (%s); it stays there to be synced", self.directory, reason)
+            _log.warning("MLflow lacks a part of %s (%s); `tensorrl sync` sends it later", self.directory, reason)
 
     def _work(self) -> None:
         """The thread's work. It holds the folder's lock from the first pass to its end, so no sync sends the same."""

@@ -52,7 +52,7 @@ def sync_directory(
     found = list(find_trials(directory.absolute()))
     if not found:
         raise InputError(
-            f"{directory}: holds no run of tensorrl (allowed: a trial's folder, or one above trials' folders)"
+            f"{directory}: contains no run of tensorrl (allowed: a trial's folder, or one above trials' folders)"
         )
     return _sync_all(
         (folder, connection.tracking_uri_for(folder, tracking_uri), experiment or recall_experiment(folder))

@@ -27,7 +27,7 @@ continue."""
 
 def _folder_name(name: str) -> str:
     if "/" in name or name.startswith(".") or not is_part(name):
-        raise ValueError(f"{shown(name)} is no name of a cell's folder")
+        raise ValueError(f"{shown(name)} is not a name of a cell's folder")
     return name
 
 

@@ -149,7 +149,7 @@ def _needed(checkpoint: Path) -> dict[Path, str]:
 
 def _plain(path: Path) -> Path:
     if path.exists() and not path.is_file():
-        raise InputError(f"{path}: is no plain file")
+        raise InputError(f"{path}: is not a regular file")
     return path
 
 

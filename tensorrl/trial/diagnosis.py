@@ -77,7 +77,7 @@ def spec_of(run: Path) -> TrialSpec:
     """
     trial = folder.load_json(run / folder.TRIAL_FILE)
     if trial is None or not isinstance(trial.get("settings"), dict):
-        raise InputError(f"{run}: holds no run of tensorrl")
+        raise InputError(f"{run}: contains no run of tensorrl")
     settings = make_settings({key: value for key, value in trial["settings"].items() if value is not None})
     kept = set(get(trial["variant"]).changes)
     overrides = {

@@ -73,7 +73,7 @@ def load_json(path: Path) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         raise DamagedFile(path, "no JSON") from None
     if not isinstance(content, dict):
-        raise DamagedFile(path, f"a JSON {type(content).__name__} in the place of an object")
+        raise DamagedFile(path, f"a JSON {type(content).__name__} instead of an object")
     return content
 
 
@@ -114,7 +114,7 @@ def load_result(directory: Path) -> dict[str, Any] | None:
         return None
     trial = load_trial(directory)
     if trial is None or result["key"] != trial["key"]:
-        raise DamagedFile(directory / RESULT_FILE, f"the result of another trial than {TRIAL_FILE} describes")
+        raise DamagedFile(directory / RESULT_FILE, f"the result of a different trial than {TRIAL_FILE} describes")
     return result
 
 

@@ -82,13 +82,13 @@ class TrialLoop:
             try:
                 state = checkpoints.read(checkpoint)
                 if state["extra"]["network"] != self.training.agent.network.spec.model_dump(mode="json"):
-                    raise InputError(f"{checkpoint}: is a checkpoint of another network")
+                    raise InputError(f"{checkpoint}: is a checkpoint of a different network")
                 extra = checkpoints.put_back(self.training, checkpoint, state)
             except checkpoints.DamagedCheckpoint as error:
                 self.on_report({"message": f"damaged checkpoint, going back to the one before: {error}"})
                 continue
             except ValueError as error:
-                raise InputError(f"{checkpoint}: this version cannot go on from it ({error}); begin anew") from None
+                raise InputError(f"{checkpoint}: this version cannot continue it ({error}); start a new run") from None
             self.training_seconds = extra["training_seconds"]
             self.learning_seconds = extra["learning_seconds"]
             self.learning_steps = extra["learning_steps"]

@@ -16,7 +16,7 @@ def is_part(part: str) -> bool:
     """Returns whether a text is one part of a name that `inner` lets through."""
     if part in ("", ".", "..") or "\\" in part or not part.isprintable():
         return False
-    # Surrogates, which are what Python makes of bytes that are no UTF-8, are not printable.
+    # Surrogates, which are what Python makes of bytes that are not UTF-8, are not printable.
     return len(part.encode()) <= _LONGEST_PART
 
 

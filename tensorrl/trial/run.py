@@ -140,7 +140,7 @@ def _look(out: Path, description: dict[str, Any], *, resume: bool) -> dict[str, 
             raise InputError(f"{out}: holds this run already; continue it with --resume, or choose another folder")
         return folder.load_result(out)
     if not all(files.is_draft(path) or path.name == folder.LOCK_FILE for path in out.iterdir()):
-        raise InputError(f"{out}: is not empty and holds no run of tensorrl; choose another folder")
+        raise InputError(f"{out}: is not empty and contains no run of tensorrl; choose another folder")
     return None
 
 

@@ -43,7 +43,7 @@ def read_yaml(path: Path, *, what: str) -> Any:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise InputError(f"{path}: is no UTF-8 text (allowed: {what})") from None
+        raise InputError(f"{path}: is not UTF-8 text (allowed: {what})") from None
     return parse_yaml(text, where=str(path))
 
 
@@ -61,7 +61,7 @@ def parse_yaml(text: str, *, where: str) -> Any:
         raise _invalid(where, mark, " ".join(problem)) from None
     except UnicodeEncodeError:
         # A surrogate: bytes of the command line that are no text.
-        raise InputError(f"{where}: is no UTF-8 text (allowed: YAML)") from None
+        raise InputError(f"{where}: is not UTF-8 text (allowed: YAML)") from None
 
 
 def read_regular(path: Path, most: int, *, what: str) -> bytes:
@@ -75,10 +75,10 @@ def read_regular(path: Path, most: int, *, what: str) -> bytes:
             content = file.read(most + 1)
     except OSError as error:
         if error.errno == errno.EINVAL:
-            raise InputError(f"{path}: is no regular file (allowed: {what})") from None
+            raise InputError(f"{path}: is not a regular file (allowed: {what})") from None
         raise InputError(f"{path}: cannot be read: {error.strerror} (allowed: {what})") from None
     except ValueError:
-        raise InputError(f"{path}: is no name of a file (allowed: {what})") from None
+        raise InputError(f"{path}: is not a valid name of a file (allowed: {what})") from None
     if len(content) > most:
         raise InputError(f"{path}: is larger than {most >> 20} MiB (allowed: {what})")
     return content

@@ -59,7 +59,7 @@ def test_runs_made_without_a_server_are_sent_later_and_what_cannot_be_is_told(
     assert len(rows) == 4
     assert all(row["problem"] for row in rows)
     uri = f"sqlite:///{tmp_path / 'other.db'}"
-    assert "4 of 4 runs are in MLflow as they are here" in invoke("sync", store, "--tracking-uri", uri)
+    assert "4 of 4 runs are up to date in MLflow" in invoke("sync", store, "--tracking-uri", uri)
     rows = json.loads(invoke("sync", store, "--tracking-uri", uri, "--json"))
     assert [(row["lines_sent"], row["problem"]) for row in rows] == [(0, None)] * 4
     assert len({row["run_id"] for row in rows}) == 4

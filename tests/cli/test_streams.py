@@ -94,4 +94,4 @@ def test_a_wrong_option_is_one_printable_line(arguments: list[str], said: str) -
 def test_a_remote_that_cannot_be_taken_apart_is_one_line() -> None:
     done = run("pull", "s3://[bad")
     assert (done.returncode, done.stdout) == (2, b"")
-    assert done.stderr.decode().startswith("tensorrl: remote: is no URI: Invalid IPv6 URL (allowed: ")
+    assert done.stderr.decode().startswith("tensorrl: remote: is not a URI: Invalid IPv6 URL (allowed: ")

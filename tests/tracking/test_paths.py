@@ -13,7 +13,7 @@ from tensorrl.errors import InputError
 from tensorrl.tracking.connection import artifact_location, connect, tracking_uri_for
 
 TAKEN = ["a b", 'it\'s "q"', "100%", "%(here)s", "h#sh", "new\nline", "ünï漢", "-dash", "back\\slash", "co:lon;&"]
-REFUSED = {b"q?x=1": "'?'", b"p%20q": "'%20'", b"\xff\xfe": "bytes that are no UTF-8"}
+REFUSED = {b"q?x=1": "'?'", b"p%20q": "'%20'", b"\xff\xfe": "bytes that are not UTF-8"}
 
 
 @pytest.fixture(autouse=True)

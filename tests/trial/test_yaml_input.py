@@ -51,7 +51,7 @@ def test_what_only_yaml_1_1_takes_for_a_date_or_a_number_in_base_60_is_text(text
         ("a: 1\n---\nb: 2", "a second document"),
         ("a: [1", "not valid YAML"),
         ("a: \x00", "not valid YAML"),
-        ("a: \udcff", "is no UTF-8 text"),
+        ("a: \udcff", "is not UTF-8 text"),
     ],
 )
 def test_what_is_not_taken_is_one_short_line(text: str, said: str) -> None:
@@ -100,14 +100,14 @@ def test_only_a_regular_file_of_bounded_size_is_read(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("mark")
     assert read_yaml(tmp_path / "link", what="a file") == {"a": "ε"}
     for path, said in {
-        tmp_path / "pipe": "is no regular file",
-        Path("/dev/zero"): "is no regular file",
+        tmp_path / "pipe": "is not a regular file",
+        Path("/dev/zero"): "is not a regular file",
         tmp_path: "cannot be read: Is a directory",
         tmp_path / "none": "cannot be read: No such file",
         tmp_path / ("n" * 5_000): "cannot be read: File name too long",
-        tmp_path / "a\0b": "is no name of a file",
+        tmp_path / "a\0b": "is not a valid name of a file",
         tmp_path / "large": "is larger than 4 MiB",
-        tmp_path / "latin": "is no UTF-8 text",
+        tmp_path / "latin": "is not UTF-8 text",
     }.items():
         with pytest.raises(InputError) as caught:
             read_yaml(path, what="a file")

@@ -62,7 +62,7 @@ class Watchman:
         if any(node["Alive"] for node in ray.nodes()):
             self._alive = now
         elif now - self._alive > _GONE_SECONDS:
-            raise RayLost("Ray has lost its last machine; the same command goes on from the trials' checkpoints")
+            raise RayLost("Ray has lost its last machine; run the same command again to continue")
 
 
 @contextmanager

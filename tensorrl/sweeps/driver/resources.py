@@ -49,7 +49,7 @@ def await_machine(spec: SweepSpec, say: Callable[[str], None], pause: Callable[[
         return
     from ray.autoscaler.sdk import request_resources
 
-    say("no machine of the cluster runs trials yet: waiting for one, which an autoscaler is asked for")
+    say("no machine of the cluster can run trials yet: waiting for one (an autoscaler has been asked)")
     asked = {"CPU": spec.resources.cpus}
     if spec.resources.gpus != "auto" and spec.resources.gpus:
         asked["GPU"] = math.ceil(spec.resources.gpus)
@@ -82,22 +82,22 @@ def fit(spec: SweepSpec, there: Sequence[Machine]) -> tuple[dict[str, float], De
     most_gpus = max((machine.gpus for machine in there), default=0.0)
     if asked.cpus > most_cpus:
         raise InputError(
-            f"cpus: {asked.cpus} of each trial are more than any machine has (allowed: 1 to {most_cpus:.0f})"
+            f"cpus: each trial needs {asked.cpus}, more than any machine has (allowed: 1 to {most_cpus:.0f})"
         )
     gpus = asked.gpus
     if gpus == "auto":
         share = max((trials_per_gpu(spec, machine) for machine in there), default=0)
         gpus = _GPU_GRAIN // share / _GPU_GRAIN if share else 0.0
     if gpus and not most_gpus:
-        raise InputError(f"gpus: {gpus:g} of each trial, but no machine has a GPU (allowed: 0, or auto)")
+        raise InputError(f"gpus: each trial needs {gpus:g}, but no machine has a GPU (allowed: 0, or auto)")
     if gpus > most_gpus:
-        raise InputError(f"gpus: {gpus:g} of each trial are more than any machine has (allowed: 0 to {most_gpus:g})")
+        raise InputError(f"gpus: each trial needs {gpus:g}, more than any machine has (allowed: 0 to {most_gpus:g})")
     memory = float(asked.memory or cell_memory(spec, "cuda" if gpus else "cpu"))
     fitting = [m for m in there if m.cpus >= asked.cpus and m.gpus >= gpus]
     if not any(machine.memory >= memory for machine in fitting):
         most = max((machine.memory for machine in fitting), default=0.0)
         raise InputError(
-            f"memory: {memory / _GIB:.2f} GiB of each trial are more than any machine has to give (allowed: "
-            f"{most / _GIB:.2f} GiB; set resources.memory where a trial needs less)"
+            f"memory: each trial needs {memory / _GIB:.2f} GiB, more than any machine can give (allowed: "
+            f"{most / _GIB:.2f} GiB; set resources.memory if a trial needs less)"
         )
     return {"cpu": float(asked.cpus), "gpu": gpus, "memory": memory}, "cuda" if gpus else "cpu"

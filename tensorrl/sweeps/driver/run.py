@@ -180,7 +180,7 @@ class _Sweep:
             except LockedError:
                 where = read_status(self.store, self.spec.name, []).where
                 if not said:
-                    self.say(f"{self.spec.name}: is run by another process ({where}); waiting, to go on where it ends")
+                    self.say(f"{self.spec.name}: another process runs it ({where}); waiting for that to end")
                 said = True
                 if self.on_update is not None:
                     listed = locate(self.store, self.chosen)
@@ -228,7 +228,7 @@ class _Sweep:
         gpus = this_machine().gpus if asked.gpus else 0
         if not mps.is_wanted(asked.mps, gpus=gpus, joins_ray=joins_ray(address)):
             return nullcontext()
-        self.say("trials that share a card do so by NVIDIA's MPS, which ends with this sweep")
+        self.say("trials share a card through NVIDIA's MPS, which is stopped at the end of this sweep")
         return mps.daemon()
 
     def _rounds(self, board: Board, control: Control) -> None:
@@ -288,7 +288,7 @@ class _Sweep:
         ]
         if missed:
             _log.warning(
-                "MLflow lacks a part of %d of %d trials (%s); it stays in %s to be synced",
+                "MLflow lacks a part of %d of %d trials (%s); `tensorrl sync %s` sends it later",
                 len(missed), len(folders), missed[0].problem, self.store,
             )  # fmt: skip
         board.show(at_once=True)
@@ -320,8 +320,7 @@ def _given_uri(spec: SweepSpec) -> str | None:
 
 def _full(store: Path) -> InputError:
     return InputError(
-        f"{store}: no space left on the device; what is finished is kept, and the same command goes on once there is "
-        "space"
+        f"{store}: no space left on the device; finished work is kept; free some space and run the same command again"
     )
 
 

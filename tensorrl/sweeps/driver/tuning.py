@@ -217,7 +217,7 @@ def _make_watch(control: Control, tasks: Mapping[str, int]) -> Any:
                 control.flag.up()
                 self.leaving = (now + _GRACE_SECONDS, frozenset(running))
                 if not full:
-                    control.say(f"stopping: {len(running)} running trials checkpoint; once more to leave at once")
+                    control.say(f"stopping: {len(running)} trials write checkpoints; interrupt again to leave at once")
             deadline, asked = self.leaving
             if not running & asked or now > deadline:
                 raise _Leave

@@ -84,7 +84,7 @@ def _read(path: Path) -> dict[str, Any]:
     content = read_yaml(path, what="a sweep's YAML file")
     if not isinstance(content, dict):
         fields = ", ".join(SweepSpec.model_fields)
-        raise InputError(f"{path}: holds no fields (allowed: {fields})")
+        raise InputError(f"{path}: contains no fields (allowed: {fields})")
     return content
 
 

@@ -49,7 +49,7 @@ def _hashable(value: Any) -> Any:
 
 def _names(value: Any, what: str) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not value or not all(isinstance(name, str) for name in value):
-        raise InputError(f"{shown(value)} is no list of {what} (allowed: a list of one name or more)")
+        raise InputError(f"{shown(value)} is not a list of {what} (allowed: a list of at least one name)")
     return _listed_once(value)
 
 
@@ -58,7 +58,7 @@ def _games(value: Any) -> tuple[str, ...]:
         return games.GROUPS[value]
     if isinstance(value, str):
         words = " or ".join(games.GROUPS)
-        raise InputError(f"{shown(value)} is no list of games (allowed: a list of names, or the word {words})")
+        raise InputError(f"{shown(value)} is not a list of games (allowed: a list of names, or the word {words})")
     return _listed_once([games.get(name).name for name in _names(value, "games")])
 
 
@@ -91,7 +91,7 @@ def _settings(value: Any) -> dict[str, Any]:
 
 def _values(value: Any) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple) or not value:
-        raise InputError(f"{shown(value)} (allowed: a list of one value or more)")
+        raise InputError(f"{shown(value)} (allowed: a list of at least one value)")
     return _listed_once(value)
 
 
@@ -279,7 +279,7 @@ class SweepSpec(BaseModel):
         fields = dict(fields)
         cpus, resources = fields.pop("cpus"), fields.get("resources", {})
         if not isinstance(resources, Mapping) or "cpus" in resources:
-            raise InputError("cpus: is given twice, by itself and in resources (allowed: once)")
+            raise InputError("cpus: is given twice, at the top level and in resources (allowed: once)")
         return {**fields, "resources": {**resources, "cpus": cpus}}
 
     @model_validator(mode="after")
@@ -314,12 +314,12 @@ class SweepSpec(BaseModel):
         axes = {name: f"axes.{name}" for name in self.axes_of(variant)}
         evaluated = dict.fromkeys(self.evaluation.settings(), "evaluation")
         for name in axes.keys() & evaluated.keys():
-            raise InputError(f"evaluation: {name} is given by axes too (allowed: once)")
+            raise InputError(f"evaluation: {name} is also set in axes (allowed: in one place)")
         own = self.variant_settings.get(variant, {})
         for name, place in (axes | evaluated).items():
             other = f"variant_settings.{variant}" if name in own else "settings" if name in self.settings else None
             if other:
-                raise InputError(f"{place}: {name} is given by {other} too (allowed: once)")
+                raise InputError(f"{place}: {name} is also set in {other} (allowed: in one place)")
 
     def axes_of(self, variant: str) -> dict[str, tuple[Any, ...]]:
         """Returns the values of each axis that applies to a variant."""

@@ -110,7 +110,7 @@ class RemoteSweep:
             raise self._unusable(error) from None
 
     def _unusable(self, error: OSError) -> InputError:
-        return InputError(f"remote {self.remote.uri}: {one_line(error)}; the same command goes on")
+        return InputError(f"remote {self.remote.uri}: {one_line(error)}; run the same command again to continue")
 
     def tell(self, name: str, content: bytes) -> None:
         """Writes a file in the remote.

@@ -80,9 +80,9 @@ def open_kind(uri: str) -> Kind:
         parts = urlsplit(uri)
     except ValueError as error:
         # The message omits the URI, because a password in it cannot be found and hidden.
-        raise InputError(f"remote: is no URI: {error} (allowed: {_ALLOWED})") from None
+        raise InputError(f"remote: is not a URI: {error} (allowed: {_ALLOWED})") from None
     if not parts.scheme or "://" not in uri:
-        raise InputError(f"remote {uri!r}: is no URI (allowed: {_ALLOWED})")
+        raise InputError(f"remote {uri!r}: is not a URI (allowed: {_ALLOWED})")
     if parts.scheme == "file":
         folder = Path(unquote(parts.path))
         if parts.netloc or not folder.is_absolute():

@@ -115,7 +115,7 @@ class Board:
         try:
             self._on_update(rows)
         except Exception:
-            _log.exception("the sweep goes on, but its progress cannot be shown")
+            _log.exception("the sweep continues, but its progress cannot be shown")
 
     def _save(self, rows: Sequence[CellStatus], now: float, *, at_once: bool) -> None:
         told = {
@@ -137,4 +137,4 @@ class Board:
             # Not synced to disk: the file is rewritten every few seconds.
             write_text(self._state_file, json.dumps(content) + "\n", sync=False)
         except OSError as error:
-            _log.info("the sweep goes on, but its state cannot be written: %s", error)
+            _log.info("the sweep continues, but its state cannot be written: %s", error)

@@ -135,7 +135,7 @@ def _check(found: CellFile, where: str) -> None:
     if not re.fullmatch(r"[0-9a-f]{64}", found.key):
         raise _damaged(where, f"trial.key is {found.key[:80]!r}")
     if "/" in found.name or not is_part(found.name) or games.get(found.trial["game"]).name != found.trial["game"]:
-        raise _damaged(where, f"{found.name[:80]!r} is no name of a cell")
+        raise _damaged(where, f"{found.name[:80]!r} is not a name of a cell")
     if found.result.get("key", found.key) != found.key:
         raise _damaged(where, "its result is another cell's")
     if any(len(row) > len(found.columns) for row in found.progress):

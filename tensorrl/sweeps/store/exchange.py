@@ -162,7 +162,7 @@ def read_export(folder: Path) -> tuple[dict[str, CellFile], dict[str, Sweep]]:
     """
     about = load_json(folder / EXPORT_FILE)
     if about is None:
-        raise InputError(f"{folder}: is no export (allowed: a folder that `tensorrl export` wrote)")
+        raise InputError(f"{folder}: is not an export (allowed: a folder that `tensorrl export` wrote)")
     if about.get("format") != FORMAT:
         raise InputError(f"{folder / EXPORT_FILE}: is of format {str(about.get('format'))[:80]!r} (allowed: {FORMAT})")
     found: dict[str, CellFile] = {}
@@ -176,7 +176,7 @@ def read_export(folder: Path) -> tuple[dict[str, CellFile], dict[str, Sweep]]:
     sweeps = {}
     for path in _entries(folder, SWEEPS_FOLDER):
         if not _NAME.fullmatch(path.name):
-            raise InputError(f"{path}: is no name of a sweep (allowed: letters, digits and . _ -)")
+            raise InputError(f"{path}: is not a valid name of a sweep (allowed: letters, digits and . _ -)")
         listed = read_cells(inner_path(path, CELLS_FILE, where=str(path)))
         if listed is None:
             raise InputError(f"{path}: is damaged (no {CELLS_FILE})")

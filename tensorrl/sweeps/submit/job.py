@@ -241,12 +241,12 @@ def _line(error: BaseException) -> str:
 def _refused(token: Token | None, error: BaseException) -> str:
     mode = os.environ.get(MODE_VARIABLE)
     if mode and mode.lower() != "token":
-        return f"the cluster asks for a token, and {MODE_VARIABLE}={mode} says that none is sent (allowed: token)"
+        return f"the cluster requires a token, but {MODE_VARIABLE}={mode} says to send none (allowed: token)"
     if mode or token:
         whose = f"it refuses the token of {token.place}: " if token else ""
         return f"no job API can be used there: {whose}{_line(error)}"
     return (
-        "the cluster asks for a token, and there is none in RAY_AUTH_TOKEN, in the file that RAY_AUTH_TOKEN_PATH "
+        "the cluster requires a token, but there is none in RAY_AUTH_TOKEN, in the file that RAY_AUTH_TOKEN_PATH "
         "names, or in ~/.ray/auth_token"
     )
 

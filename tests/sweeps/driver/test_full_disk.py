@@ -58,8 +58,8 @@ def test_a_disk_that_fills_up_is_one_line_and_the_sweep_goes_on_once_there_is_sp
     assert done.returncode == 0, done.stderr[-3000:]
     first, finished, second, tries = done.stdout.splitlines()
     assert json.loads(first) == {
-        "error": f"{store}: no space left on the device; what is finished is kept, and the same command goes on once "
-        "there is space"
+        "error": f"{store}: no space left on the device; finished work is kept; free some space and run the same "
+        "command again"
     }
     assert 0 < int(finished) < 6
     assert json.loads(second) == {"states": ["finished"] * 6}
@@ -104,8 +104,8 @@ def test_a_disk_that_fills_up_under_a_trial_is_one_line_and_it_goes_on_once_ther
     )  # fmt: skip
     assert done.stdout.splitlines() == [
         "2",
-        f"tensorrl: {out}/run: no space left on the device; what is finished is kept, and --resume goes on once there "
-        "is space",
+        f"tensorrl: {out}/run: no space left on the device; finished work is kept; free some space and continue with "
+        "--resume",
         "0",
         "1",
     ]

@@ -212,7 +212,7 @@ def test_a_sweep_whose_ray_loses_its_machine_says_so_and_ends(tmp_path: Path, dr
     _kill(raylet)
     assert driver.process.wait(600) == 1
     said = (tmp_path / "log.txt").read_text()
-    assert "tensorrl: Ray has lost its last machine; the same command goes on" in said
+    assert "tensorrl: Ray has lost its last machine; run the same command again" in said
     assert "Traceback" not in said
 
 

@@ -170,7 +170,7 @@ def test_a_sweep_is_whole_without_its_mlflow_and_says_in_one_line_what_is_to_be_
     [
         ({"cpus": 3}, r"cpus: 3 of each trial are more than any machine has \(allowed: 1 to 2\)"),
         ({"gpus": 0.5}, r"gpus: 0\.5 of each trial, but no machine has a GPU \(allowed: 0, or auto\)"),
-        ({"memory": "9TiB"}, r"memory: 9216\.00 GiB of each trial are more than any machine has to give"),
+        ({"memory": "9TiB"}, r"memory: 9216\.00 GiB of each trial are more than any machine can give"),
     ],
 )
 def test_more_than_there_is_is_refused_before_anything_runs(
@@ -304,7 +304,7 @@ def test_no_space_left_is_one_line_and_no_reason_to_try_again(tmp_path: Path) ->
     out = tmp_path / "tiny"
     out.mkdir()
     (out / "full-pong-denoised-seed0").write_text("300\n")
-    with pytest.raises(InputError, match=r"tiny: no space left on the device; what is finished is kept"):
+    with pytest.raises(InputError, match=r"tiny: no space left on the device; finished work is kept"):
         run_sweep(sweep(), out, max_concurrent=1)
     assert [row.state for row in sweep_status(out, "tiny").rows] == ["finished", "waiting"]
     assert sweep_status(out, "tiny").driver == "stopped"

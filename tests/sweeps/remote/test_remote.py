@@ -498,7 +498,7 @@ def test_a_remote_that_cannot_serve_is_one_line_before_anything_runs(
     file = tmp_path / "apart.yaml"
     file.write_text(yaml.safe_dump(SWEEP))
     given = ("sweep", file, "--out", tmp_path / "store")
-    assert "is no URI (allowed: a URI such as s3://" in refused(*given, "--remote", "runs")
+    assert "is not a URI (allowed: a URI such as s3://" in refused(*given, "--remote", "runs")
     assert "MLflow at sqlite:///" in refused(*given, "--remote", f"{bucket}/x")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     assert "s3://nowhere/x: cannot be used" in refused(*given, "--remote", "s3://nowhere/x")

@@ -114,7 +114,7 @@ def load_result(directory: Path) -> dict[str, Any] | None:
         return None
     trial = load_trial(directory)
     if trial is None or result["key"] != trial["key"]:
-        raise DamagedFile(directory / RESULT_FILE, f"the result of a different trial than {TRIAL_FILE} describes")
+        raise DamagedFile(directory / RESULT_FILE, f"the result of another trial, not of the one in {TRIAL_FILE}")
     return result
 
 

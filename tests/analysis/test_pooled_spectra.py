@@ -42,7 +42,7 @@ def test_folders_that_cannot_be_read_are_refused_in_one_line(tmp_path: Path) -> 
     for folders, message in (
         ([tmp_path], "no trial.json"),
         ([tmp_path / "nothing"], "no trial.json"),
-        ([bare], "holds no spectra"),
+        ([bare], "contains no spectra"),
         ([broken], "is damaged"),
         ([odd], "is damaged"),
         ([run, run], "the same trial as"),

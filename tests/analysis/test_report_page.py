@@ -130,7 +130,7 @@ def test_short_runs_and_few_runs_are_said_before_any_figure(tmp_path: Path) -> N
 
     short = replace(record, cells=[replace(cell, cell=replace(cell.cell, steps=2_500)) for cell in record.cells])
     warnings = " ".join(report.build(short).warnings)
-    assert "Runs of 2,500 agent steps: this is no Atari 100k" in warnings
+    assert "Runs of 2,500 agent steps: this is not Atari 100k" in warnings
     assert "† One run a game" in warnings
     assert "no Atari 100k" not in " ".join(report.build(record).warnings)
 

@@ -116,7 +116,7 @@ def test_a_damaged_list_of_cells_is_one_line_and_the_runs_are_synced(store: Path
             assert err.count("\n") == 1
     code, out, err = call("sync", store)
     assert (code, err) == (0, "")
-    assert "4 of 4 runs are in MLflow" in out
+    assert "4 of 4 runs are up to date in MLflow" in out
 
 
 @pytest.mark.parametrize(

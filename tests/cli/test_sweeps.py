@@ -62,7 +62,7 @@ def test_check_says_what_is_left_and_what_it_takes_and_writes_nothing(tmp_path: 
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine may have a GPU")
 def test_a_sweep_that_fits_no_machine_is_refused_before_anything_is_written(tmp_path: Path, file: Path) -> None:
     file.write_text(GOOD + "resources: {gpus: 0.5}\n")
-    with pytest.raises(InputError, match=r"gpus: 0\.5 of each trial, but no machine has a GPU"):
+    with pytest.raises(InputError, match=r"gpus: each trial needs 0\.5, but no machine has a GPU"):
         invoke("sweep", file, "--out", tmp_path / "store")
     assert not (tmp_path / "store").exists()
 
@@ -85,7 +85,11 @@ def test_status_says_how_a_sweep_stands_by_file_and_by_name(tmp_path: Path, file
     [
         (["sweep"], {"breakout": "brekout"}, "games: unknown game 'brekout'; did you mean 'breakout'?"),
         (["sweep"], {"seeds: 2": "seeds: [0, 1, 1]"}, "seeds: 1 is listed twice"),
-        (["sweep", "--check"], {"seeds: 2": "seeds: 2\nresources: {gpus: 1}"}, "gpus: 1 of each trial, but no machine"),
+        (
+            ["sweep", "--check"],
+            {"seeds: 2": "seeds: 2\nresources: {gpus: 1}"},
+            "gpus: each trial needs 1, but no machine",
+        ),
         (["sweep", "--only", "png-*"], {}, "--only 'png-*': matches no cell"),
         (["sweep", "--out", "old"], {}, "is a store of version 0 (allowed: 1"),
         (["sweep", "--address", "ray://a:1"], {}, "address ray://a:1 of Ray: a sweep's driver runs inside the cluster"),

@@ -266,7 +266,7 @@ def test_bad_ranks_are_refused(rank: object, message: str) -> None:
 
 @pytest.mark.parametrize("shape", [(), (0,), (3, -1), (2.0,), (True,)])
 def test_bad_shapes_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(InputError, match=r"in_shape: .* is no shape"):
+    with pytest.raises(InputError, match=r"in_shape: .* is not a shape"):
         rank_limits(shape, (3,), "tucker")
-    with pytest.raises(InputError, match=r"out_shape: .* is no shape"):
+    with pytest.raises(InputError, match=r"out_shape: .* is not a shape"):
         resolve_rank(1, (3,), shape, "cp")

@@ -264,7 +264,7 @@ def test_state_survives_copying_pickling_and_loading(factorization: str) -> None
 
 
 def test_bad_shapes_are_refused_in_one_clear_line() -> None:
-    with pytest.raises(InputError, match=r"in_shape: \(3, 0\) is no shape"):
+    with pytest.raises(InputError, match=r"in_shape: \(3, 0\) is not a shape"):
         TensorRegression((3, 0), (5,), rank=2)
     with pytest.raises(InputError, match=r"unknown factorization 'cpd'; did you mean 'cp'"):
         TensorRegression((3, 2), (5,), factorization="cpd", rank=2)
@@ -319,5 +319,5 @@ def test_shapes_are_whole_numbers_of_any_type() -> None:
     assert (layer.in_shape, layer.out_shape) == ((4, 3), (5,))
     assert {type(size) for size in (*layer.in_shape, *layer.out_shape)} == {int}
     for shape in ((4.0,), (True,), ()):
-        with pytest.raises(InputError, match="is no shape"):
+        with pytest.raises(InputError, match="is not a shape"):
             TensorRegression(shape, (5,), rank=1)

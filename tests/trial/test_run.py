@@ -149,7 +149,7 @@ def test_a_checkpoint_with_more_transitions_than_replay_has_room_for_is_refused(
     with pytest.raises(Kill):
         run_trial(spec(), out, on_report=stop_at(75))
     monkeypatch.setattr("tensorrl.trial.training.replay_slots", lambda settings, steps: 50)
-    with pytest.raises(InputError, match=r"cannot go on from it .*does not fit 50 slots.*; begin anew"):
+    with pytest.raises(InputError, match=r"cannot continue it .*does not fit 50 slots.*; start a new run"):
         run_trial(spec(), out, resume=True)
 
 

@@ -147,9 +147,9 @@ def test_a_trial_reserves_what_its_sweep_asks_for(
 @pytest.mark.parametrize(
     ("resources", "said"),
     [
-        ({"gpus": 0.5}, r"gpus: 0\.5 of each trial, but no machine has a GPU \(allowed: 0, or auto\)"),
-        ({"cpus": 5}, r"cpus: 5 of each trial are more than any machine has \(allowed: 1 to 4\)"),
-        ({"memory": "65GiB"}, r"memory: 65\.00 GiB of each trial .* \(allowed: 64\.00 GiB; set resources\.memory"),
+        ({"gpus": 0.5}, r"gpus: each trial needs 0\.5, but no machine has a GPU \(allowed: 0, or auto\)"),
+        ({"cpus": 5}, r"cpus: each trial needs 5, more than any machine has \(allowed: 1 to 4\)"),
+        ({"memory": "65GiB"}, r"memory: each trial needs 65\.00 GiB, .* \(allowed: 64\.00 GiB; set resources\.memory"),
     ],
 )
 def test_what_no_machine_has_is_refused_in_one_line(resources: dict[str, Any], said: str) -> None:

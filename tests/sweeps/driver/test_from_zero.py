@@ -112,7 +112,7 @@ def test_the_first_machine_is_asked_for_and_waited_for_and_given_back(
     file.write_text(yaml.safe_dump(SWEEP))
     checked = _tensorrl(environment, "sweep", str(file), "--check", "--address", address)
     assert checked.returncode == 0, checked.stderr
-    assert "no machine that runs trials is there yet" in checked.stdout
+    assert "no machine can run trials yet" in checked.stdout
 
     done = _tensorrl(environment, "sweep", str(file), "--address", address, "--json")
     assert done.returncode == 0, done.stderr + (tmp_path / "ray.log").read_text()[-3_000:]

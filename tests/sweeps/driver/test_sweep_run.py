@@ -168,9 +168,9 @@ def test_a_sweep_is_whole_without_its_mlflow_and_says_in_one_line_what_is_to_be_
 @pytest.mark.parametrize(
     ("resources", "said"),
     [
-        ({"cpus": 3}, r"cpus: 3 of each trial are more than any machine has \(allowed: 1 to 2\)"),
-        ({"gpus": 0.5}, r"gpus: 0\.5 of each trial, but no machine has a GPU \(allowed: 0, or auto\)"),
-        ({"memory": "9TiB"}, r"memory: 9216\.00 GiB of each trial are more than any machine can give"),
+        ({"cpus": 3}, r"cpus: each trial needs 3, more than any machine has \(allowed: 1 to 2\)"),
+        ({"gpus": 0.5}, r"gpus: each trial needs 0\.5, but no machine has a GPU \(allowed: 0, or auto\)"),
+        ({"memory": "9TiB"}, r"memory: each trial needs 9216\.00 GiB, more than any machine can give"),
     ],
 )
 def test_more_than_there_is_is_refused_before_anything_runs(
@@ -244,7 +244,7 @@ def test_a_second_driver_waits_for_the_first_and_goes_on_when_it_ends(tmp_path: 
     assert [row.state for row in rows] == ["finished", "finished"]
     assert len(seen) >= 2
     (line,) = said
-    assert "is run by another process" in line
+    assert "another process runs it" in line
 
 
 @pytest.mark.usefixtures("ray")

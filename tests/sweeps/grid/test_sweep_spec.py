@@ -168,7 +168,7 @@ BAD = [
     ({"axes": "{n_step: [0]}"}, "axes (n_step 0), variant rainbow: setting n_step=0"),
     (
         {"axes": "{final_episodes: [1, 2]}", "evaluation": "{final_episodes: 3}"},
-        "evaluation: final_episodes is given by axes too",
+        "evaluation: final_episodes is also set in axes",
     ),
     (
         {"variants": "[trl-5x]", "axes": "{compression: [2, 900]}"},
@@ -238,8 +238,8 @@ def test_a_mistake_is_one_line_with_the_file_the_field_and_what_is_allowed(
     [
         ("name: a\ngames: [pong\nseeds: 1\n", "line 3: not valid YAML"),
         ("name: a\nname: b\n", "line 2: not valid YAML: 'name' is given twice"),
-        ("- pong\n", "holds no fields (allowed: name, games"),
-        ("", "holds no fields (allowed: name, games"),
+        ("- pong\n", "contains no fields (allowed: name, games"),
+        ("", "contains no fields (allowed: name, games"),
         ("name: \x00\n", "not valid YAML"),
         ("5: a\n", "unknown field '5'"),
     ],

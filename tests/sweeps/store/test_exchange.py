@@ -245,7 +245,7 @@ def test_names_from_outside_lead_nowhere(exported: Path, tmp_path: Path) -> None
     (exported / "sweeps" / "small").rename(exported / "sweeps" / "a sweep\n")
     with pytest.raises(InputError, match="sweeps"):
         import_(exported, tmp_path / "again")
-    with pytest.raises(InputError, match="is no export"):
+    with pytest.raises(InputError, match="is not an export"):
         import_(tmp_path / "runs", tmp_path / "again")
     assert not (tmp_path / "again").exists()
 

@@ -117,7 +117,7 @@ def test_the_lines_for_one_machine_start_a_head_submit_by_both_ways_and_watch(sh
     (by_ray,) = [text for line, text in said.items() if "ray job submit" in line]
     (watched,) = [text for line, text in said.items() if "tensorrl status" in line]
     assert re.search(r"job tensorrl-ours-\S+: SUCCEEDED", by_ours)
-    assert f"the cluster asks for a token; the one of {tmp_path}/.ray/auth_token is sent" in by_ours
+    assert f"the cluster requires a token: sending the one from {tmp_path}/.ray/auth_token" in by_ours
     assert "succeeded" in by_ray
     assert "1 of 1 cells finished" in watched
     for name in ("ours", "rays"):

@@ -100,7 +100,7 @@ def test_a_token_is_sent_to_a_cluster_that_asks_for_one_and_to_no_other(home: Pa
 
 def test_without_a_token_or_with_a_wrong_one_the_error_says_which(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with dashboard("secret") as (address, _):
-        with pytest.raises(InputError, match="asks for a token, and there is none in RAY_AUTH_TOKEN"):
+        with pytest.raises(InputError, match="requires a token, but there is none in RAY_AUTH_TOKEN"):
             Cluster(address)
         keep_token(home, "other")
         with pytest.raises(InputError, match=r"refuses the token of .*auth_token") as caught:
@@ -118,7 +118,7 @@ def test_submit_says_that_it_sends_the_token(home: Path, tmp_path: Path) -> None
     with dashboard("secret") as (address, _):
         # The job itself is refused: this dashboard has no more to it than its front door.
         said = CliRunner().invoke(app.app, ["submit", str(file), "--address", address, "--no-check"])
-    assert f"the cluster asks for a token; the one of {home}/.ray/auth_token is sent" in said.output
+    assert f"the cluster requires a token: sending the one from {home}/.ray/auth_token" in said.output
     assert "secret" not in said.output
 
 

@@ -9,11 +9,16 @@ from torch import Tensor
 
 MEMORY = 0.5
 """Weight of the past in the ratio of measured to modelled divergence, geometrically averaged."""
-GROWTH = (100.0, 10.0, 2.0)
+GROWTH = (100.0, 100.0, 10.0, 4.0, 2.0)
 """Most by which each measurement lengthens the step: what comes of the last is not measured again."""
 MEASUREMENTS = len(GROWTH)
-"""Of each step: where gradients differ from batch to batch the first is far off now and then, the third is not."""
+"""Of each step: where gradients differ from batch to batch the first is far off now and then, the last is rarely."""
 SMALLEST = 1e-30
+_POWERS = (1.4, 4.0)
+"""Least and greatest power of a step's length that its divergence is taken to grow with where the step is shortened.
+Where it is lengthened the least is 2: beyond a flat stretch of the divergence often comes a cliff."""
+_APART = 0.05
+"""Two measurements tell a power if their lengths differ by more than this share; rounding is as large below it."""
 
 
 class TrustRegion:
@@ -21,9 +26,9 @@ class TrustRegion:
 
     First by the model, ½ δᵀFδ times the ratio of earlier measurements to it (blocks ignore one another, and know more
     of old batches than of this one). Then by the step's own measured divergence: for small steps it
-    is quadratic in their length, so each measurement tells the factor that is left (Martens & Grosse 2015, section 6.4,
-    take the same form on the batch from the exact Fisher). The fraction is at most 1: a short learning rate stays below
-    the bound.
+    is quadratic in their length, so a measurement tells the factor that is left (Martens & Grosse 2015, section 6.4,
+    take the same form on the batch from the exact Fisher). For long steps it is not, and two measurements tell the
+    power that holds between them. The fraction is at most 1: a short learning rate stays below the bound.
 
     Args:
         bound: in nats.
@@ -38,6 +43,7 @@ class TrustRegion:
         """0-dim, measured over modelled divergence."""
         self._modelled = torch.zeros((), device=device)
         self._measurements = 0
+        self._before: tuple[Tensor, Tensor] | None = None
 
     def guess(self, modelled: Tensor) -> Tensor:
         """Returns the fraction by the model.
@@ -46,7 +52,7 @@ class TrustRegion:
             modelled: 0-dim, ½ δᵀFδ of the step at the whole learning rate, in nats.
         """
         wanted = (self.bound / (modelled * self.ratio).clamp(min=SMALLEST)).sqrt().clamp(max=1)
-        self._measurements = 0
+        self._measurements, self._before = 0, None
         self._modelled.copy_(modelled)
         self.reach.copy_(torch.where(modelled > 0, wanted, 1))
         return self.reach
@@ -59,7 +65,8 @@ class TrustRegion:
         """
         sound = divergence.isfinite()
         self._measurements = min(self._measurements, len(GROWTH) - 1)
-        factor = (self.bound / divergence.clamp(min=SMALLEST)).sqrt().clamp(max=GROWTH[self._measurements])
+        wanted = self.bound / divergence.clamp(min=SMALLEST)
+        factor = wanted.pow(1 / self._power(divergence)).clamp(max=GROWTH[self._measurements])
         factor = torch.where(sound, torch.minimum(factor, 1 / self.reach), 0)
         seen = divergence / (self._modelled * self.reach**2).clamp(min=SMALLEST)
         # A value lost in rounding, or not finite, says nothing about the next step.
@@ -71,6 +78,18 @@ class TrustRegion:
         self.reach.mul_(factor)
         self._measurements += 1
         return factor
+
+    def _power(self, divergence: Tensor) -> Tensor | float:
+        """Returns the power of the step's length that its divergence grows with, by the last two measurements."""
+        length, size = self.reach.clamp(min=SMALLEST).log(), divergence.clamp(min=SMALLEST).log()
+        before, self._before = self._before, (length, size)
+        if before is None:
+            return 2.0
+        longer, larger = length - before[0], size - before[1]
+        apart = (longer.abs() > _APART) & larger.isfinite()
+        power = torch.where(apart, larger / torch.where(apart, longer, 1), 2.0)
+        told = (power > 0) & ((power > 2) | (divergence > self.bound))
+        return torch.where(told, power.clamp(*_POWERS), 2.0)
 
     def get_state(self) -> dict[str, Any]:
         """Returns what `set_state` takes."""

@@ -1,4 +1,7 @@
-"""The trust region in a real trial: what every update's predictions move by, measured from outside."""
+"""The trust region in a real trial: what every update's predictions move by, measured from outside.
+
+Relative damping without grafting is not held to it; docs/kfac.md says why.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,8 @@ BOUND = 1e-3
     [
         {"learning_rate": 100.0},
         {"learning_rate": 1.0, "kfac_graft": True, "kfac_relative_damping": True},
-        {"learning_rate": 100.0, "kfac_relative_damping": True, "kfac_damping": 0.1},
     ],
-    ids=["plain", "grafted", "relative"],
+    ids=["plain", "grafted"],
 )
 def test_divergence_on_the_batch_stays_within_a_factor_of_two_of_the_bound_over_200_updates(
     monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]

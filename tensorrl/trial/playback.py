@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,7 @@ from tensorrl.errors import InputError
 from tensorrl.networks.qnetwork import QNetwork
 from tensorrl.networks.spec import NetworkSpec
 from tensorrl.trial import checkpoints
-from tensorrl.trial.evaluation import evaluate
-from tensorrl.trial.film import FORMATS, filming
+from tensorrl.trial.evaluation import Watch, evaluate
 from tensorrl.trial.manifest import CHECKPOINTS
 from tensorrl.trial.settings import Settings
 
@@ -81,14 +80,10 @@ def evaluate_checkpoint(
     """
     if episodes < 1:
         raise InputError(f"--episodes {episodes}: at least 1")
-    if video is not None and video.suffix not in FORMATS:
-        raise InputError(f"--video {video}: the name must end in {' or '.join(FORMATS)}")
-    if video is not None and not video.parent.is_dir():
-        raise InputError(f"--video {video}: no such folder")
-    if video is not None and video.is_dir():
-        raise InputError(f"--video {video}: is a folder")
+    if video is not None:
+        _check_video(video)
     network, about = load_network(path)
-    with nullcontext() if video is None else filming(video, about["game"], seed) as film:
+    with nullcontext() if video is None else _filming(video, about["game"], seed) as film:
         played = evaluate(
             network,
             about["game"],
@@ -108,3 +103,21 @@ def evaluate_checkpoint(
         "human_normalized": games.human_normalized(about["game"], mean),
         "episodes": [episode._asdict() for episode in played],
     }
+
+
+def _check_video(video: Path) -> None:
+    # Its packages, for pictures and films, are loaded where a film is asked for.
+    from tensorrl.trial.film import FORMATS
+
+    if video.suffix not in FORMATS:
+        raise InputError(f"--video {video}: the name must end in {' or '.join(FORMATS)}")
+    if not video.parent.is_dir():
+        raise InputError(f"--video {video}: no such folder")
+    if video.is_dir():
+        raise InputError(f"--video {video}: is a folder")
+
+
+def _filming(video: Path, game: str, seed: int) -> AbstractContextManager[Watch]:
+    from tensorrl.trial.film import filming
+
+    return filming(video, game, seed)

@@ -133,7 +133,8 @@ def held_in(stage, tmp_path, *, stages_do):
         kill(run)
 
 
-def test_the_stages_need_neither_ray_nor_mlflow():
-    code = "import sys, benchmarks.gpu; print([m for m in ('ray', 'mlflow') if m in sys.modules])"
+def test_the_stages_need_neither_ray_nor_mlflow_nor_what_makes_films():
+    others = ("ray", "mlflow", "PIL", "imageio", "imageio_ffmpeg", "onnx", "typer")
+    code = f"import sys, benchmarks.gpu; print([m for m in {others} if m in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"

@@ -46,16 +46,19 @@ def test_what_cannot_be_kept_is_refused():
     ],
 )
 def test_a_restored_training_goes_on_to_the_same_bits(tmp_path, variant, overrides):
+    # From the middle of a game, with a game behind it.
+    overrides = {"learning_starts": 360, **overrides}
     first = make(variant, **overrides)
-    first.run(260)
+    first.run(400)
     checkpoints.save(first, tmp_path)
-    first.run(30)
+    first.run(20)
     path = checkpoints.save(first, tmp_path, {"note": 1})
-    first.run(40)
+    first.run(30)
+    assert first.episodes > 0
     second = make(variant, **overrides)
     assert checkpoints.restore(second, path) == {"note": 1}
-    assert second.steps == 290
-    second.run(40)
+    assert second.steps == 420
+    second.run(30)
     assert parameters_sha256(first.agent.network) == parameters_sha256(second.agent.network)
     assert torch.equal(first.replay.frames, second.replay.frames)
     assert first.take_games() == second.take_games()
@@ -63,7 +66,7 @@ def test_a_restored_training_goes_on_to_the_same_bits(tmp_path, variant, overrid
 
 def test_a_ring_that_has_wrapped_is_restored(tmp_path):
     def tiny():
-        training = make(replay_capacity=2_000)
+        training = make(replay_capacity=2_000, learning_starts=1_000)
         frames = training.agent.network.torso
         training.replay = Replay(100, (225, 25), source_shape=(84, 84), encode=frames.encode, n_step=20)
         return training
@@ -79,7 +82,7 @@ def test_a_ring_that_has_wrapped_is_restored(tmp_path):
 
 
 def test_frames_are_written_once(tmp_path):
-    training = make()
+    training = make(learning_starts=1_000)
     training.run(200)
     checkpoints.save(training, tmp_path)
     before = {path.name for path in (tmp_path / "frames").iterdir()}

@@ -89,7 +89,7 @@ def tests(options: argparse.Namespace) -> None:
     chosen = ["-k", "before_anything"] if options.small else ["-m", "gpu"]
     command = [sys.executable, "-m", "pytest", "-q", *chosen, *TESTS]
     start = time.perf_counter()
-    ran = subprocess.run(command, capture_output=True, text=True)
+    ran = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     figures = {"exit_code": ran.returncode, "seconds": time.perf_counter() - start, "output": ran.stdout[-8_000:]}
     keep(options, "tests", figures)
     if ran.returncode:

@@ -6,6 +6,7 @@ import torch
 from tensorrl.learning.recording import Recorded, Recorder
 from tensorrl.optimizers.adam import FusedAdam
 from tensorrl.trial.run import TrialSpec, build_training
+from tests.learning.operator_recording import OperatorRecorder
 from tests.learning.test_agent import make, make_batch
 
 VARIANTS = ["rainbow", "trl-5x", "kfac-trl-10x"]
@@ -63,24 +64,43 @@ def test_a_recording_does_its_work_once_a_call():
     assert total.item() == 10
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("variant", ["rainbow", "denoised", "trl-5x", "trl-10x", "pong-dqn"])
-def test_an_update_on_a_gpu_has_the_losses_and_weights_of_one_on_a_cpu(variant):
+def updates_agree(variant, device, recorder):
+    """Updates from the same weights, batches and noise do the same on a CPU and as a recorder's device does them."""
     here = make(variant)
-    there = make(variant)
-    there_network = copy.deepcopy(here.network).cuda()
+    network = copy.deepcopy(here.network).to(device)
     there = type(here)(
-        there_network,
-        copy.deepcopy(here.target).cuda(),
-        FusedAdam(there_network.parameters(), lr=1e-3, eps=1.5e-4, capturable=True),
+        network,
+        copy.deepcopy(here.target).to(device),
+        FusedAdam(network.parameters(), lr=1e-3, eps=1.5e-4, capturable=device == "cuda"),
+        recorder=recorder,
     )
+    # A GPU's own generator draws other numbers. What is drawn here stays outside recordings: every batch is another.
+    here.generator, there.generator = (torch.Generator().manual_seed(0) for _ in range(2))
     for seed in range(5):
+        # From the same weights each time, or what is rounded differently grows from update to update.
+        network.load_state_dict(here.network.state_dict())
         batch = make_batch(here, seed=seed)
         mine = here.update(batch)
-        theirs = there.update(type(batch)(*(part if part is None else part.cuda() for part in batch)))
+        theirs = there.update(type(batch)(*(part if part is None else part.to(device) for part in batch)))
         torch.testing.assert_close(theirs.cpu(), mine, rtol=1e-3, atol=1e-4)
-    for a, b in zip(here.network.parameters(), there.network.parameters(), strict=True):
-        torch.testing.assert_close(b.detach().cpu(), a.detach(), rtol=1e-2, atol=2e-4)
+        for a, b in zip(here.network.parameters(), there.network.parameters(), strict=True):
+            # A unit whose input is rounded to the other side of 0 changes a row of weights.
+            apart = (b.detach().cpu() - a.detach()).abs() > 1e-4 + 1e-2 * a.detach().abs()
+            assert apart.float().mean() < 0.01
+
+
+UPDATED = ["rainbow", "denoised", "trl-5x", "trl-10x", "pong-dqn"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("variant", UPDATED)
+def test_an_update_on_a_gpu_has_the_losses_and_weights_of_one_on_a_cpu(variant):
+    updates_agree(variant, "cuda", None)
+
+
+@pytest.mark.parametrize("variant", UPDATED)
+def test_an_update_by_a_gpu_s_operators_has_the_losses_and_weights_of_one_by_a_cpu_s(variant):
+    updates_agree(variant, "cpu", OperatorRecorder(replays=False))
 
 
 @pytest.mark.gpu

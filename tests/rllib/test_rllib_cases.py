@@ -112,9 +112,8 @@ class Counting(RLlibCallback):
 def test_callbacks_are_called_as_often_as_things_happen(tmp_path):
     Counting.seen = seen = Counter()
     started = []
-    algorithm = (
-        quick().callbacks(Counting, on_episode_start=lambda **event: started.append(event["episode"])).build_algo()
-    )
+    config = quick().callbacks(Counting, on_episode_start=lambda **event: started.append(event["episode"]))
+    algorithm = config.evaluation(evaluation_duration=1).build_algo()
     for _ in range(4):
         result = algorithm.train()
     assert seen["algorithm_init"] == 1
@@ -136,7 +135,7 @@ def test_callbacks_are_called_as_often_as_things_happen(tmp_path):
     assert algorithm.train()["env_runners"]["num_env_steps_sampled_lifetime"] == 300
     algorithm.save_to_path(tmp_path / "checkpoint")
     assert seen["checkpoint_loaded"] == 0
-    Rainbow.from_checkpoint(tmp_path / "checkpoint").stop()
+    algorithm.load_checkpoint(str(tmp_path / "checkpoint"))
     assert seen["checkpoint_loaded"] == 1
     algorithm.stop()
 

@@ -100,4 +100,5 @@ def _no_model() -> list[str]:
 
 
 def _command(*words: object) -> str:
-    return shlex.join(["tensorrl", *map(str, words)])
+    # A path that begins with a dash would be read as an option.
+    return shlex.join(["tensorrl", *(f"./{w}" if isinstance(w, Path) and str(w)[0] == "-" else str(w) for w in words)])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 from typing import Any, NamedTuple
 
 from tensorrl.tracking import connection
@@ -145,7 +146,7 @@ def page_link(client: Any, experiment_id: str, uri: str) -> Link:
         scheme, _, rest = uri.partition("://")
         place, slash, path = rest.rstrip("/").partition("/")
         return Link(f"{scheme}://{place.rpartition('@')[2]}{slash}{path}/{page}", None)
-    return Link(f"{LOCAL_SERVER}/{page}", f"mlflow ui --backend-store-uri {uri}")
+    return Link(f"{LOCAL_SERVER}/{page}", shlex.join(["mlflow", "ui", "--backend-store-uri", uri]))
 
 
 def find_link(uri: str, experiment: str) -> Link | None:

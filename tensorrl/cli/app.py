@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from tensorrl.cli import listings, pictures, reports, results, sweeps, trials
+from tensorrl.cli.options import join_bash_words
 from tensorrl.cli.streams import finish, make_readable
 from tensorrl.errors import InputError, one_line
 from tensorrl.uris import redact
@@ -60,6 +61,7 @@ class _Formatter(logging.Formatter):
 
 def _run() -> int:
     """Runs the command line and returns the exit code. An error is printed as one line."""
+    join_bash_words(os.environ)
     try:
         code = app(standalone_mode=False)
     except typer.Abort:

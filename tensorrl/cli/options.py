@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -20,10 +23,44 @@ def _setting_fields() -> dict[str, Any]:
     return dict(Settings.model_fields)
 
 
+def join_bash_words(environment: MutableMapping[str, str]) -> None:
+    """Prepares completion in Bash, which splits `--set KEY=VALUE` into three words and completes the last one alone.
+
+    The words of each pair are joined again. For the pair at the cursor, `complete_settings` gets the key from
+    `TENSORRL_COMPLETED_KEY` and offers values alone.
+
+    Args:
+        environment: the process's environment, with what Bash says of the command line; it is changed.
+    """
+    if environment.get("_TENSORRL_COMPLETE") != "complete_bash" or not environment.get("COMP_CWORD", "").isdigit():
+        return
+    words, at = environment.get("COMP_WORDS", "").split(), int(environment["COMP_CWORD"])
+    before, current = words[:at], words[at] if at < len(words) else ""
+    if current == "=":
+        before, current = [*before, "="], ""
+    joined: list[str] = []
+    for word in before:
+        if joined and (word == "=" or joined[-1].endswith("=")):
+            joined[-1] += word
+        else:
+            joined.append(word)
+    if joined and joined[-1].endswith("="):
+        key = joined.pop().removesuffix("=")
+        if key.startswith("-"):
+            joined.append(key)
+        else:
+            environment["TENSORRL_COMPLETED_KEY"] = key
+    environment["COMP_WORDS"] = shlex.join([*joined, current]) if current else shlex.join(joined)
+    environment["COMP_CWORD"] = str(len(joined))
+
+
 def complete_settings(incomplete: str) -> list[str]:
     """Completes names of settings; after `=`, completes the values of a setting with a fixed list of them."""
-    name, equals, _ = incomplete.partition("=")
     fields = _setting_fields()
+    key = os.environ.get("TENSORRL_COMPLETED_KEY")
+    if key is not None:
+        return allowed_values(fields[key].annotation) if key in fields else []
+    name, equals, _ = incomplete.partition("=")
     if not equals:
         return [f"{each}=" for each in fields]
     return [f"{name}={value}" for value in allowed_values(fields[name].annotation)] if name in fields else []

@@ -13,15 +13,15 @@ GAME_SECONDS = 1.5
 POINTS = (0.8, 0.9, 1.0)
 """When a trial is evaluated, as a share of its agent steps."""
 POINT_GAMES = 3
-_FINAL_GAMES = 100
+FINAL_GAMES = 100
 
 
-def final_games(steps: int, final_episodes: int = _FINAL_GAMES) -> int:
+def final_games(steps: int, final_episodes: int = FINAL_GAMES) -> int:
     """Games of the evaluation after the last agent step, in proportion to a trial's length."""
     return max(1, round(final_episodes * min(1.0, steps / FULL_STEPS)))
 
 
-def evaluation_games_left(agent_steps: int, steps: int, final_episodes: int = _FINAL_GAMES) -> int:
+def evaluation_games_left(agent_steps: int, steps: int, final_episodes: int = FINAL_GAMES) -> int:
     """Returns the number of evaluation games that a trial still has to play.
 
     Args:
@@ -41,7 +41,7 @@ class TimeLeft:
         final_episodes: the setting of that name.
     """
 
-    def __init__(self, steps: int, final_episodes: int = _FINAL_GAMES) -> None:
+    def __init__(self, steps: int, final_episodes: int = FINAL_GAMES) -> None:
         self._steps, self._final = steps, final_episodes
         self._game_seconds = GAME_SECONDS
         self._done = 0

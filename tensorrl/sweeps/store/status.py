@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from tensorrl.sweeps.store.layout import STATE_FILE, find_sweep, sweep_folder
 from tensorrl.trial.cell import Cell, CellStatus, State, cell_status
 from tensorrl.trial.folder import is_number, read_json
-from tensorrl.trial.time_left import GAME_SECONDS, evaluation_games_left
+from tensorrl.trial.time_left import FINAL_GAMES, GAME_SECONDS, evaluation_games_left
 
 DriverState = Literal["running", "waiting", "stopped", "ended", "gone", "none"]
 
@@ -66,9 +66,16 @@ def seconds_left(rows: Sequence[CellStatus]) -> float | None:
     if not speed:
         return None
     open_rows = [row for row in rows if row.state in ("waiting", "unfinished", "running")]
-    games = sum(evaluation_games_left(row.agent_steps, row.steps) for row in open_rows)
+    # Cells that have not begun are counted like one that runs.
+    usual = next(number for row in rows if row.state == "running" for number in [_final_episodes(row, FINAL_GAMES)])
+    games = sum(evaluation_games_left(row.agent_steps, row.steps, _final_episodes(row, usual)) for row in open_rows)
     at_once = sum(row.state == "running" for row in rows)
     return sum(row.steps - row.agent_steps for row in open_rows) / speed + games * GAME_SECONDS / at_once
+
+
+def _final_episodes(row: CellStatus, otherwise: int) -> int:
+    value = _mapping(row.trial.get("settings")).get("final_episodes")
+    return value if isinstance(value, int) else otherwise
 
 
 def sweep_status(store: Path, wanted: str) -> SweepStatus:

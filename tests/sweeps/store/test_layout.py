@@ -127,6 +127,10 @@ def test_status_is_what_the_folders_say_and_who_runs_or_failed_what_the_driver_s
     # 200 steps of the running cell and 500 of the waiting one are left, at 50 a second, and ten evaluation games of
     # each, at 1.5 s a game.
     assert status.seconds_left == 14.0 + 20 * 1.5
+    # Five final games instead of one, by the running cell's own settings.
+    described = json.loads((tmp_path / running / "trial.json").read_text())
+    (tmp_path / running / "trial.json").write_text(json.dumps(described | {"settings": {"final_episodes": 1_000}}))
+    assert sweep_status(tmp_path, "tiny").seconds_left == 14.0 + 28 * 1.5
 
     write_state(tmp_path, cells=told, age=600)
     status = sweep_status(tmp_path, "tiny")

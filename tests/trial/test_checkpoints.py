@@ -19,6 +19,23 @@ def make(variant="denoised", **overrides):
     return build_training(TrialSpec(game="road_runner", variant=variant, seed=3, steps=2_000, overrides=changes), CPU)
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    training = make()
+    training.run(120)
+    folder = tmp_path_factory.mktemp("kept") / "checkpoints"
+    checkpoints.save(training, folder)
+    training.close()
+    return folder
+
+
+@pytest.fixture
+def saved(kept, tmp_path):
+    """A checkpoint of a test's own, in a folder `checkpoints`."""
+    shutil.copytree(kept, tmp_path / "checkpoints")
+    return tmp_path / "checkpoints" / "00000120"
+
+
 def test_packing_keeps_types_and_values():
     tree = {"a": [1, (2.5, None)], "b": {0: torch.arange(3), 1: "x"}, "c": np.eye(2), "d": True, "e": 2**100}
     tensors = {}
@@ -95,11 +112,9 @@ def test_frames_are_written_once(tmp_path):
 
 @pytest.mark.parametrize("file", ["state.safetensors", "state.json", "manifest.json", "frames"])
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
-def test_damage_is_found(tmp_path, file, damage):
-    training = make()
-    training.run(120)
-    path = checkpoints.save(training, tmp_path)
-    victim = next((tmp_path / "frames").iterdir()) if file == "frames" else path / file
+def test_damage_is_found(saved, file, damage):
+    checkpoints.read(saved)
+    victim = next((saved.parent / "frames").iterdir()) if file == "frames" else saved / file
     data = bytearray(victim.read_bytes())
     if damage == "remove":
         victim.unlink()
@@ -109,7 +124,7 @@ def test_damage_is_found(tmp_path, file, damage):
         data[len(data) // 2] ^= 0x40
         victim.write_bytes(data)
     with pytest.raises(checkpoints.DamagedCheckpoint):
-        checkpoints.read(path)
+        checkpoints.read(saved)
 
 
 def test_only_the_newest_checkpoints_and_their_frames_stay(tmp_path):
@@ -135,24 +150,18 @@ def test_nothing_of_a_checkpoint_is_pickled(tmp_path):
     "name",
     ["/dev/zero", "../../../etc/hostname", "../frames/../x.zst", "../frames/a-b.zst", "0-1.zst", "extra", "a\0b"],
 )
-def test_a_manifest_names_nothing_but_a_checkpoint_and_its_frames(tmp_path, name):
-    training = make()
-    training.run(30)
-    path = checkpoints.save(training, tmp_path / "checkpoints")
-    manifest = json.loads((path / "manifest.json").read_text())
-    (path / "manifest.json").write_text(json.dumps(manifest | {name: "0" * 64}))
+def test_a_manifest_names_nothing_but_a_checkpoint_and_its_frames(saved, name):
+    manifest = json.loads((saved / "manifest.json").read_text())
+    (saved / "manifest.json").write_text(json.dumps(manifest | {name: "0" * 64}))
     with pytest.raises(checkpoints.DamagedCheckpoint, match=r"manifest\.json: names .*allowed: state\.json") as caught:
-        checkpoints.read(path)
+        checkpoints.read(saved)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("file", ["state.json", "manifest.json", "frames"])
 @pytest.mark.parametrize("kind", ["device", "pipe", "link", "folder"])
-def test_what_is_no_plain_file_of_the_checkpoint_is_not_read(tmp_path, file, kind):
-    training = make()
-    training.run(30)
-    path = checkpoints.save(training, tmp_path / "checkpoints")
-    victim = next((path.parent / "frames").iterdir()) if file == "frames" else path / file
+def test_what_is_no_plain_file_of_the_checkpoint_is_not_read(saved, tmp_path, file, kind):
+    victim = next((saved.parent / "frames").iterdir()) if file == "frames" else saved / file
     kept = tmp_path / "kept"
     victim.rename(kept)
     if kind == "device":
@@ -164,7 +173,7 @@ def test_what_is_no_plain_file_of_the_checkpoint_is_not_read(tmp_path, file, kin
     else:
         victim.mkdir()
     with pytest.raises(checkpoints.DamagedCheckpoint) as caught:
-        checkpoints.read(path)
+        checkpoints.read(saved)
     assert "\n" not in str(caught.value)
 
 

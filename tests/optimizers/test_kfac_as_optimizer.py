@@ -375,7 +375,7 @@ def test_misuse_is_told() -> None:
         capture.observe(loss=layer(x).sum())
     with pytest.raises(InputError, match="no layer with curvature ran"), optimizer.curvature() as capture:
         capture.observe(torch.randn(4, 3, requires_grad=True))
-    with pytest.raises(InputError, match="no multiple"), optimizer.curvature(batch_size=3) as capture:
+    with pytest.raises(InputError, match="not a multiple"), optimizer.curvature(batch_size=3) as capture:
         capture.observe(layer(x))
     with pytest.raises(InputError, match="fixed when it is made"):
         optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(1))]})

@@ -131,6 +131,6 @@ def test_a_scattering_policy_s_file_holds_each_fixed_filter_once() -> None:
 
 def test_a_folder_for_the_mlflow_model_must_be_new(tmp_path: Path) -> None:
     out = tmp_path / "policy.onnx"
-    with pytest.raises(InputError, match=r"--mlflow-model .*: exists already \(allowed: a new folder\)"):
+    with pytest.raises(InputError, match=r"--mlflow-model .*: already exists \(allowed: a new folder\)"):
         export_policy_command(tmp_path, out, mlflow_model=tmp_path)
     assert not out.exists()

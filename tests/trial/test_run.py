@@ -146,7 +146,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
 
     shutil.rmtree(out / "checkpoints")
     shutil.copytree(other / "checkpoints", out / "checkpoints")
-    with pytest.raises(InputError, match="another network"):
+    with pytest.raises(InputError, match="a different network"):
         run_trial(spec(), out, resume=True)
 
 

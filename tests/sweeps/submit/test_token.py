@@ -107,7 +107,7 @@ def test_without_a_token_or_with_a_wrong_one_the_error_says_which(home: Path, mo
             Cluster(address)
         assert "other" not in str(caught.value)
         monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-        with pytest.raises(InputError, match="RAY_AUTH_MODE=disabled says that none is sent"):
+        with pytest.raises(InputError, match="RAY_AUTH_MODE=disabled says to send none"):
             Cluster(address)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,9 @@ def test_a_refused_model_costs_nothing_and_sync_sends_it_once(
     spec = make_spec(game="pong", variant="trl-10x", steps=60, overrides=quick, device="cpu", threads=1)
     out = tmp_path / "runs" / "one: 10%"
     result = run_trial(spec, out)
-    damaged = shutil.copytree(out, tmp_path / "other" / "damaged")
+    # Of another seed: a copy would be the same run.
+    damaged = tmp_path / "other" / "damaged"
+    run_trial(spec.model_copy(update={"seed": 1}), damaged)
     uri = f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}"
 
     def refuse(*args: Any, **kwargs: Any) -> None:
@@ -54,6 +55,11 @@ def test_a_refused_model_costs_nothing_and_sync_sends_it_once(
     assert {metric.key: metric.value for metric in logged.metrics}["score"] == result["score"]
     assert len(client.get_metric_history(run.info.run_id, "score")) == 1
 
+    (damaged / "checkpoints" / "00000060" / "state.safetensors").write_bytes(b"")
+    assert [outcome.problem for outcome in sync_directory(damaged, tracking_uri=uri)] == [None]
+    assert "MLflow gets no model of the policy (" in caplog.text
+    assert "tensorrl.model" not in runs_of(uri, "other")[0].data.tags
+
     stacks = np.random.default_rng(0).integers(0, 256, (20, 4, 84, 84), dtype=np.uint8)
     actions, values = session(to_onnx(load_network(out)[0])).run(None, {"stack": stacks})
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
@@ -63,8 +69,3 @@ def test_a_refused_model_costs_nothing_and_sync_sends_it_once(
     assert np.allclose(played["q_values"], values)
     assert {part.name for part in loaded.metadata.signature.inputs} == {"stack"}
     assert {part.name for part in loaded.metadata.signature.outputs} == {"action", "q_values"}
-
-    (damaged / "checkpoints" / "00000060" / "state.safetensors").write_bytes(b"")
-    assert [outcome.problem for outcome in sync_directory(damaged, tracking_uri=uri)] == [None]
-    assert "MLflow gets no model of the policy (" in caplog.text
-    assert "tensorrl.model" not in runs_of(uri, "other")[0].data.tags

@@ -6,8 +6,12 @@ import os
 import sys
 from pathlib import Path
 
-SETUP_HOOK = "tensorrl.sweeps.submit.interpreter.first_on_path"
-"""The value for `worker_process_setup_hook` in a job's runtime environment."""
+HOOK = {"__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR": "tensorrl.sweeps.submit.interpreter.first_on_path"}
+"""The environment of a job in whose processes Ray shall call `first_on_path`.
+
+Ray's workers read their setup hook from this variable, which `ray.init` sets from `worker_process_setup_hook`. Ray's
+job API takes that key too, but does not set the variable (Ray 2.60).
+"""
 
 
 def first_on_path() -> None:

@@ -20,7 +20,7 @@ import tensorrl
 from tensorrl.errors import InputError
 from tensorrl.sweeps.grid.files import load_sweep
 from tensorrl.sweeps.grid.spec import SweepSpec
-from tensorrl.sweeps.submit.interpreter import SETUP_HOOK
+from tensorrl.sweeps.submit.interpreter import HOOK
 from tensorrl.sweeps.submit.probe import MARK
 from tensorrl.sweeps.submit.token import MODE_VARIABLE, Token, find_token
 from tensorrl.uris import holds_secret, redact, redact_uri
@@ -28,6 +28,7 @@ from tensorrl.uris import holds_secret, redact, redact_uri
 JOB_ENVIRONMENT = {
     # Ray's default is 3 seconds, too few for a trial to finish its hundred steps and write a checkpoint.
     "RAY_JOB_STOP_WAIT_TIME_S": "90",
+    **HOOK,
 }
 _SENT = "sweep.yaml"
 _PROBE_SECONDS = 300.0
@@ -103,11 +104,7 @@ class Cluster:
                 self.client.submit_job(
                     entrypoint=entrypoint,
                     submission_id=f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}",
-                    runtime_env={
-                        "working_dir": str(folder),
-                        "env_vars": environment,
-                        "worker_process_setup_hook": SETUP_HOOK,
-                    },
+                    runtime_env={"working_dir": str(folder), "env_vars": environment},
                     metadata=dict(metadata),
                 )
             )

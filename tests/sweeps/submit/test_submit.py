@@ -21,7 +21,6 @@ import pytest
 from tensorrl.errors import InputError
 from tensorrl.sweeps import cells, load_sweep, sweep_status
 from tensorrl.sweeps.store.layout import open_store
-from tensorrl.sweeps.submit.interpreter import SETUP_HOOK
 from tensorrl.sweeps.submit.job import JOB_ENVIRONMENT, Cluster, packed
 from tensorrl.sweeps.submit.probe import look_from_here
 from tensorrl.tracking.connection import connect
@@ -58,7 +57,6 @@ def test_the_runtime_environment_leaves_out_what_is_large_and_sets_what_submit_s
 
     content = yaml.safe_load((ROOT / "tune_jobs" / "runtime_env.yaml").read_text())
     assert content["env_vars"] == JOB_ENVIRONMENT
-    assert content["worker_process_setup_hook"] == SETUP_HOOK
     assert {".git", ".venv", "runs", "mlruns"} <= set(content["excludes"])
     sent = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     kept = [name for name in sent if name.split("/")[0] not in content["excludes"]]

@@ -148,5 +148,7 @@ def test_the_interpreter_that_runs_ray_comes_first_on_a_job_s_path(monkeypatch: 
     interpreter.first_on_path()
     interpreter.first_on_path()
     assert os.environ["PATH"] == f"{Path(sys.executable).parent}:/usr/bin:/bin"
-    module, _, name = interpreter.SETUP_HOOK.rpartition(".")
+    from ray._private.ray_constants import WORKER_PROCESS_SETUP_HOOK_ENV_VAR
+
+    module, _, name = interpreter.HOOK[WORKER_PROCESS_SETUP_HOOK_ENV_VAR].rpartition(".")
     assert getattr(sys.modules[module], name) is interpreter.first_on_path

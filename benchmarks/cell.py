@@ -1,11 +1,12 @@
 """What a change costs a sweep's cell: its start and its steps, beside another checkout's, in turn.
 
-    python -m benchmarks.cell --other CHECKOUT/.venv/bin/tensorrl [--steps 1500] [--rounds 5] [--json FILE]
+    python -m benchmarks.cell --other CHECKOUT/.venv/bin/tensorrl [--steps 4000] [--rounds 5] [--json FILE]
 
-Each round runs a sweep of one cell by each checkout's `tensorrl sweep`. The cell's process is watched from outside.
-Its start lasts from its creation to its first report, 1/20 of its agent steps, in which it acts and does not learn yet.
-Its rate is that of the reports after it began to learn. Both are counted on the wall clock and in processor time of
-the process with all its threads; on a machine that does other work only processor time means something.
+Each round runs a sweep of one cell by each checkout's `tensorrl sweep`, and interrupts it after `--steps` agent steps.
+The cell's process is watched from outside. It reports every 1,000 agent steps, as a cell of 100,000 does. Its start
+lasts from its creation to its first report, until which it acts and does not learn. Its rate is that of the reports
+after it. Both are counted on the wall clock and in processor time of the process with all its threads; on a machine
+that does other work only processor time means something.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ import psutil
 
 from benchmarks.contest import ROOT, Spread, environment, ratio, save
 
-LEARNING_STARTS = 300
+LEARNING_STARTS = 1_000
+"""Agent steps until the first report, in which the cell does not learn."""
+LENGTH = 100_000
+"""Agent steps that the cell would take if it was not interrupted; it sets how often the cell reports."""
 PATIENCE = 1_800.0
 SWEEP = """
 name: cell
@@ -90,12 +94,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--other", type=Path, required=True, metavar="FILE", help="the other checkout's `tensorrl`")
     parser.add_argument("--variant", default="denoised", help="what the cell trains (default: denoised)")
-    parser.add_argument("--steps", type=int, default=1_500, help="agent steps of the cell (default: 1,500)")
+    parser.add_argument("--steps", type=int, default=4_000, help="agent steps until it is interrupted (default: 4,000)")
     parser.add_argument("--rounds", type=int, default=5, help="cells of each side (default: 5)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
     options = parser.parse_args(arguments)
-    if options.steps < 4 * LEARNING_STARTS:
-        parser.error(f"--steps {options.steps}: at least {4 * LEARNING_STARTS}, so that it learns for a while")
+    if not 2 * LEARNING_STARTS <= options.steps < LENGTH:
+        parser.error(f"--steps {options.steps}: from {2 * LEARNING_STARTS} to {LENGTH - 1}, so that it learns a while")
     return options
 
 
@@ -106,7 +110,7 @@ def measure(command: Sequence[str], folder: Path, options: argparse.Namespace) -
         Failed: it ended before, or took longer than `PATIENCE`.
     """
     file, store, log = folder / "cell.yaml", folder / "store", folder / "log"
-    file.write_text(SWEEP.format(variant=options.variant, steps=options.steps, learning_starts=LEARNING_STARTS))
+    file.write_text(SWEEP.format(variant=options.variant, steps=LENGTH, learning_starts=LEARNING_STARTS))
     kept = {name: value for name, value in environment(1).items() if name != "MLFLOW_TRACKING_URI"}
     # This checkout's code is found in its folder; another's is installed where its command is.
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])) if len(command) > 1 else ""
@@ -116,7 +120,7 @@ def measure(command: Sequence[str], folder: Path, options: argparse.Namespace) -
             cwd=folder, env=kept | {"PYTHONPATH": path}, stdout=said, stderr=subprocess.STDOUT,
         )  # fmt: skip
     try:
-        return _watch(driver, store)
+        return _watch(driver, store, options.steps)
     except Failed as failure:
         raise Failed(f"{' '.join(command)}: {failure}: {log.read_text(errors='replace')[-500:]}") from None
     finally:
@@ -125,10 +129,10 @@ def measure(command: Sequence[str], folder: Path, options: argparse.Namespace) -
             driver.wait()
 
 
-def _watch(driver: subprocess.Popen[bytes], store: Path) -> Cell:
+def _watch(driver: subprocess.Popen[bytes], store: Path, enough: int) -> Cell:
     began, trained = time.monotonic(), None
     seen: list[tuple[int, float, float]] = []
-    while driver.poll() is None:
+    while driver.poll() is None and (not seen or seen[-1][0] < enough):
         if time.monotonic() - began > PATIENCE:
             raise Failed(f"nothing after {PATIENCE:.0f} s")
         steps = _reported(store)
@@ -140,11 +144,9 @@ def _watch(driver: subprocess.Popen[bytes], store: Path) -> Cell:
                 break
             seen.append((steps, time.time(), times.user + times.system))
         time.sleep(0.02)
-    if driver.wait() != 0 or trained is None:
+    learning = [point for point in seen if point[0] >= LEARNING_STARTS]
+    if not learning or learning[-1][0] < enough:
         raise Failed("it ended early")
-    learning = [point for point in seen if point[0] > LEARNING_STARTS]
-    if len(learning) < 2:
-        raise Failed("too few reports")
     (first, at, cpu), (last, until, cpu_until) = learning[0], learning[-1]
     steps, started, start_cpu = seen[0]
     return Cell(

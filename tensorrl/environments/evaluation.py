@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from tensorrl.environments.atari import Frame, Frames, action_count, game_seed, make_vector_env
+from tensorrl.environments.atari import Frame, action_count, game_seed, make_vector_env
 
 BATCH = 16
 """Most stacks in a pass through the network."""
+AHEAD = 4
+"""Emulators with work for each thread, where there are several: a pass takes as long as some steps of the emulator."""
 PATIENCE = 4
 """Steps that the other games take, each, while a game waits for a pass that is not full."""
 
@@ -80,20 +83,26 @@ class EvaluationGames:
             seed: of the whole evaluation.
             epsilon: probability of a random action.
             at_once: games at once, at most; see `seats_of`.
-            threads: emulators that run at the same time, beside the policy.
+            threads: cores for the emulators. With one, an emulator runs or the policy; with several, emulators run
+                beside the policy, and a pass does not wait for them.
             on_action: called with every action of the first episode while ALE plays it, as for a film.
             on_episode: called with how many episodes are over, whenever one more is.
         """
+        beginner = ThreadPoolExecutor(threads)
         try:
-            return self._play(policy, episodes, seed, epsilon, at_once, threads, on_action, on_episode)
+            return self._play(policy, beginner, episodes, seed, epsilon, at_once, threads, on_action, on_episode)
         except BaseException:
             # Some emulators still play, and their next frames would be taken for those of new games.
+            beginner.shutdown(cancel_futures=True)
             self.close()
             raise
+        finally:
+            beginner.shutdown()
 
     def _play(
         self,
         policy: Policy,
+        beginner: ThreadPoolExecutor,
         episodes: int,
         seed: int,
         epsilon: float,
@@ -107,32 +116,26 @@ class EvaluationGames:
         queue = iter(range(len(seats), episodes))
         waiting: list[_Seat] = []  # for the policy
         ready: deque[tuple[_Seat, int]] = deque()  # with the action chosen
-        playing: deque[_Seat] = deque()  # in ALE's threads
-        live, waited = len(seats), 0
-
-        def see(seat: _Seat, frame: Frame, *, begins: bool) -> None:
-            action = policy.see(seat.number, frame, begins=begins)
-            if action is None:
-                waiting.append(seat)
-            else:
-                ready.append((seat, action))
+        beginning: deque[_Seat] = deque(seats)  # with the first frame to come
+        playing: deque[_Seat] = deque()  # with the next frame to come
+        live, waited, most = len(seats), 0, 1 if threads == 1 else AHEAD * threads
 
         for seat in seats:
-            see(seat, seat.begin(seed, seat.number), begins=True)
-        while waiting or ready or playing:
-            while ready and len(playing) < threads:
+            seat.begin(seed, seat.number, beginner)
+        while waiting or ready or beginning or playing:
+            while ready and len(beginning) + len(playing) < most:
                 seat, action = ready.popleft()
                 action = seat.send(action, epsilon)
                 if on_action is not None and seat.episode == 0:
                     on_action(action)
                 playing.append(seat)
-            if waiting and (len(waiting) >= policy.batch or not playing or waited >= PATIENCE * live):
+            if waiting and (len(waiting) >= policy.batch or not (beginning or playing) or waited >= PATIENCE * live):
                 some, waiting = waiting[: policy.batch], waiting[policy.batch :]
                 actions = policy.choose([seat.number for seat in some]).tolist()
                 ready.extend(zip(some, actions, strict=True))
                 waited = 0
                 continue
-            seat = playing.popleft()
+            seat = (beginning if beginning and (not playing or beginning[0].has_begun) else playing).popleft()
             frame, over = seat.receive()
             waited += bool(waiting)
             if over:
@@ -142,9 +145,15 @@ class EvaluationGames:
                 following = next(queue, None)
                 if following is None:
                     live -= 1
-                    continue
-                frame = seat.begin(seed, following)
-            see(seat, frame, begins=over)
+                else:
+                    seat.begin(seed, following, beginner)
+                    beginning.append(seat)
+                continue
+            known = policy.see(seat.number, frame, begins=seat.steps == 0)
+            if known is None:
+                waiting.append(seat)
+            else:
+                ready.append((seat, known))
         return [episode for episode in results if episode is not None]
 
     def _take(self, count: int) -> list[_Seat]:
@@ -167,13 +176,18 @@ class _Seat:
         self._env = make_vector_env(game, 1, threads=1)
         self._actions = action_count(self._env)
         self.episode, self.score, self.steps = -1, 0.0, 0
+        self._begun: Future[Any] | None = None
 
-    def begin(self, seed: int, episode: int) -> Frame:
+    def begin(self, seed: int, episode: int, beginner: ThreadPoolExecutor) -> None:
+        """Begins a game, whose first frame `receive` gives. ALE takes 0.1 s for it, in which other games go on."""
         self.episode, self.score, self.steps = episode, 0.0, 0
         self._explorer = np.random.default_rng((seed, episode))
-        observed: Frames = self._env.reset(seed=np.array([game_seed(seed, episode)]))[0]
-        frame: Frame = observed[0, 0]
-        return frame
+        self._begun = beginner.submit(self._env.reset, seed=np.array([game_seed(seed, episode)]))
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether `receive` gives the first frame at once."""
+        return self._begun is not None and self._begun.done()
 
     def send(self, action: int, epsilon: float) -> int:
         if self._explorer.random() < epsilon:
@@ -182,6 +196,10 @@ class _Seat:
         return action
 
     def receive(self) -> tuple[Frame, bool]:
+        """Waits for the frame after what was begun or sent, and tells whether the game is over."""
+        if self._begun is not None:
+            begun, self._begun = self._begun, None
+            return begun.result()[0][0, 0], False
         observed, rewards, terminated, truncated, info = self._env.recv()
         self.score += float(rewards[0])
         self.steps += 1

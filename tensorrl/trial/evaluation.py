@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from tensorrl import system
 from tensorrl.environments.atari import Frame
 from tensorrl.environments.evaluation import BATCH, Episode, EvaluationGames, seats_of
 from tensorrl.learning.distribution import put
@@ -123,7 +124,7 @@ class Evaluator:
             episodes: how many games.
             seed: of the whole evaluation.
             epsilon: probability of a random action.
-            threads: emulators that run at the same time.
+            threads: cores for the emulators. The network's passes take one: more do not make 16 rows faster.
             watch: called at every step of the first game.
             options: others of `EvaluationGames.play`.
         """
@@ -136,7 +137,10 @@ class Evaluator:
         training = self.network.training
         self.network.eval()
         try:
-            return self._games.play(policy, episodes=episodes, seed=seed, epsilon=epsilon, threads=threads, **options)
+            with system.one_thread():
+                return self._games.play(
+                    policy, episodes=episodes, seed=seed, epsilon=epsilon, threads=threads, **options
+                )
         finally:
             self.network.train(training)
 

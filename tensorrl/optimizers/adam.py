@@ -15,7 +15,8 @@ class FusedAdam(FirstOrder, torch.optim.Adam):
     """`torch.optim.Adam(fused=True)`, to the bit, whose lists of tensors are made once instead of at every step.
 
     With a few hundred thousand parameters PyTorch's own step spends as long on gathering its state as on the update.
-    For plain Adam of one group whose parameters all have gradients; everything else goes through PyTorch's step.
+    For Adam of one group whose parameters all have gradients, with weight decay of either kind (`weight_decay`,
+    `decoupled_weight_decay`); everything else goes through PyTorch's step.
     """
 
     def __init__(self, params: Any, **options: Any) -> None:
@@ -36,7 +37,8 @@ class FusedAdam(FirstOrder, torch.optim.Adam):
             return super().step()
         torch._foreach_add_(counts, 1)
         beta1, beta2 = group["betas"]
-        torch._fused_adam_(
+        kernel = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
+        kernel(
             params, grads, averages, squares, [], counts,
             lr=group["lr"], beta1=beta1, beta2=beta2, weight_decay=group["weight_decay"], eps=group["eps"],
             amsgrad=False, maximize=False,
@@ -57,7 +59,7 @@ class FusedAdam(FirstOrder, torch.optim.Adam):
         self._lists = None
 
     def _is_plain(self, group: dict[str, Any]) -> bool:
-        return not (group["amsgrad"] or group["maximize"] or group.get("decoupled_weight_decay"))
+        return not (group["amsgrad"] or group["maximize"])
 
     def _gather(self) -> tuple[list[Tensor], ...] | None:
         params = self.param_groups[0]["params"]

@@ -24,10 +24,11 @@ class BlockSet:
 
     Args:
         flats: one for each group, dtype and device.
+        decoupled: whether weight decay is, instead of L2.
     """
 
-    def __init__(self, flats: Sequence[FlatBlocks]) -> None:
-        self._flats = list(flats)
+    def __init__(self, flats: Sequence[FlatBlocks], *, decoupled: bool = False) -> None:
+        self._flats, self._decoupled = list(flats), decoupled
         self.stacks = [stack for flat in flats for stack in flat.stacks]
         self._places = {block: (stack, k) for stack in self.stacks for k, block in enumerate(stack.blocks)}
 
@@ -57,9 +58,9 @@ class BlockSet:
         return [block.name for block, (stack, k) in self._places.items() if not stack.updates[k]]
 
     def precondition(self, groups: Groups) -> None:
-        """Collects gradients with their weight decay, and preconditions them."""
+        """Collects gradients, with their weight decay where it is L2, and preconditions them."""
         for flat in self._flats:
-            flat.collect(groups[flat.group]["weight_decay"])
+            flat.collect(0.0 if self._decoupled else groups[flat.group]["weight_decay"])
             flat.precondition()
 
     def alignment(self, groups: Groups) -> Tensor:
@@ -69,7 +70,8 @@ class BlockSet:
     def turn(self, groups: Groups, scale: float | Tensor) -> None:
         """Makes steps of preconditioned gradients; see `FlatBlocks.turn`."""
         for flat in self._flats:
-            flat.turn(scale, groups[flat.group]["lr"], groups[flat.group]["momentum"])
+            group = groups[flat.group]
+            flat.turn(scale, group["lr"], group["momentum"], decay=group["weight_decay"] if self._decoupled else 0.0)
 
     def shorten(self, factor: Tensor) -> None:
         """Scales the steps made before they are added."""

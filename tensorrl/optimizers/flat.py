@@ -110,24 +110,26 @@ class FlatBlocks:
         """Returns lr² · stepsᵀ gradients, at least the quadratic form of a step of `lr` times `steps`."""
         return torch.dot(self.gradients, self.steps) * lr**2
 
-    def move(self, scale: float | Tensor, lr: float | Tensor, momentum: float) -> None:
+    def move(self, scale: float | Tensor, lr: float | Tensor, momentum: float, *, decay: float = 0.0) -> None:
         """Turns `steps` into −lr · (momentum · momenta + scale · steps) and adds it to the parameters.
 
-        Where steps are grafted, each block's is first given lr times the length of Adam's.
+        Where steps are grafted, each block's is first given lr times the length of Adam's. Last comes decoupled weight
+        decay: −lr · decay · θ (Loshchilov & Hutter 2019, with PyTorch's convention that the decay is multiplied by lr).
 
         Args:
             scale: a number, or a tensor that is NaN where the step is to be skipped.
             lr: learning rate.
             momentum: of the group; with 0 no momenta are kept.
+            decay: of decoupled weight decay.
         """
-        self.turn(scale, lr, momentum)
+        self.turn(scale, lr, momentum, decay=decay)
         self.add()
 
     def add(self) -> None:
         """Adds `steps` to the parameters."""
         torch._foreach_add_(self._of_live(self._parameters), self._steps_of_live())
 
-    def turn(self, scale: float | Tensor, lr: float | Tensor, momentum: float) -> None:
+    def turn(self, scale: float | Tensor, lr: float | Tensor, momentum: float, *, decay: float = 0.0) -> None:
         """Does what `move` does, without adding the step to the parameters."""
         keep: float | Tensor = momentum
         sound: Tensor | None = None
@@ -143,12 +145,27 @@ class FlatBlocks:
         if self.moments is not None:
             self.moments.observe(self.gradients, sound)
             self._graft(lr)
+        if decay:
+            self._shrink(lr * decay)
 
     def _graft(self, lr: float | Tensor) -> None:
         mine, adams = (torch.stack(torch._foreach_norm(slices)) for slices in (self._slices, self._adams_slices))
         # A block that does not move has no direction to scale.
         ratios = torch.where(mine > 0, adams * lr / mine, 0)
         torch._foreach_mul_(self._slices, list(ratios.unbind()))
+
+    def _shrink(self, share: float | Tensor) -> None:
+        """Adds −share · θ to `steps`, for the parameters that a step moves."""
+        parameters = self._of_live(self._parameters)
+        if self._order is None:
+            torch._foreach_add_(self._of_live(self._step_views), torch._foreach_mul(parameters, -share))
+            return
+        if len(parameters) < len(self._parameters):
+            self._order.values.zero_()
+        torch._foreach_copy_(self._of_live(self._step_views), parameters)
+        values = torch.empty_like(self.steps)
+        self._order.to_matrices(values)
+        self.steps.sub_(values.mul_(share))
 
     def rescale(self, factor: Tensor) -> None:
         """Makes the step just taken `factor` times as long."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from tensorrl.errors import InputError
 from tensorrl.optimizers.blocks import LayerCurvature
@@ -21,12 +20,12 @@ from tensorrl.optimizers.feedback import Feedback
 from tensorrl.optimizers.grafting import AdamLength
 from tensorrl.optimizers.options import Fisher, Likelihood, Options, check_range
 from tensorrl.optimizers.refresh import InverseRefresh
+from tensorrl.optimizers.saving import SavedState
 from tensorrl.optimizers.soundness import Soundness, warn_of_unseen
 from tensorrl.optimizers.trust import TrustRegion
-from tensorrl.system import restore_generator
 
 
-class KFAC(Feedback, Optimizer):
+class KFAC(Feedback, SavedState):
     """K-FAC for `nn.Linear`, `nn.Conv2d` and `TensorRegression`; further layers through `register_block`.
 
     Every `curvature_interval` steps it must see a forward pass inside `curvature()`; on all other steps that context is
@@ -84,6 +83,8 @@ class KFAC(Feedback, Optimizer):
         graft: the optimizer whose step lengths are used, block by block (Agarwal et al. 2020); None for K-FAC's own.
         momentum: in [0, 1). Default 0.9, that of the ACKTR authors' program.
         weight_decay: L2, added to gradients before preconditioning (η in Martens & Grosse 2015). Default 0.
+        decoupled_weight_decay: shrinks θ by lr · weight_decay · θ beside the step instead (Loshchilov & Hutter 2019, as
+            PyTorch's Adam scales it): neither preconditioned, nor clipped, grafted or part of momentum.
         fisher: "sampled" draws targets from the model's own distribution (the Fisher); "empirical" takes the loss's
             own gradients (cheaper by nothing but the draw, and no approximation of the Hessian; Kunstner et al. 2019).
         likelihood: of the sampled Fisher: "categorical" (cross-entropy over the last axis), "gaussian" (MSE, Huber),
@@ -117,6 +118,7 @@ class KFAC(Feedback, Optimizer):
         graft: AdamLength | None = None,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
+        decoupled_weight_decay: bool = False,
         fisher: Fisher = "sampled",
         likelihood: str | Likelihood = "categorical",
         sharing: Sharing = "expand",
@@ -155,7 +157,7 @@ class KFAC(Feedback, Optimizer):
         super().__init__([*checked, *others], {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         self._sealed = True
         self._link_fallback()
-        self._blocks = BlockSet(flats)
+        self._blocks = BlockSet(flats, decoupled=decoupled_weight_decay)
         self._refresh = InverseRefresh(self._blocks.stacks, overlap, relative=relative_damping)
         device = next(p.device for g in self.param_groups for p in g["params"])
         self._generator = torch.Generator(device).manual_seed(0) if generator is None else generator
@@ -281,57 +283,11 @@ class KFAC(Feedback, Optimizer):
         self._refresh.close()
         self._closed = True
 
-    def state_dict(self) -> dict[str, Any]:
-        """Returns the whole state, in tensors, numbers and names: a run resumed from it gives the same bits."""
-        own = {
-            "steps": self._steps,
-            "observations": self._observations,
-            "refreshed_after": self._refreshed_after,
-            "damping": self._damping,
-            "generator": self._generator.get_state(),
-            "refresh": self._refresh.state(),
-            "blocks": self._blocks.get_state(),
-            "graft_counts": self._blocks.counts(),
-            **({} if self._trust is None else {"trust_region": self._trust.get_state()}),
-        }
-        return {**super().state_dict(), "kfac": own}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Puts back what `state_dict` returned, of an optimizer made for the same module with the same options.
-
-        Raises:
-            InputError: the state is of another optimizer or of other blocks.
-        """
-        if "kfac" not in state_dict:
-            raise InputError("state_dict: is not of KFAC, has no entry 'kfac'")
-        own = state_dict["kfac"]
-        self._blocks.set_state(own["blocks"])
-        super().load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
-        self._link_fallback()
-        # States written before grafting existed have no counts.
-        self._blocks.set_counts(own.get("graft_counts", []))
-        if self._trust is not None:
-            self._trust.set_state(own["trust_region"])
-        self._steps, self._observations = int(own["steps"]), int(own["observations"])
-        self._refreshed_after, self._damping = int(own["refreshed_after"]), float(own["damping"])
-        restore_generator(self._generator, torch.as_tensor(own["generator"]), self._steps)
-        self._refresh.set_state(own["refresh"])
-        self._predicted = None
-
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Refuses groups after construction: blocks are laid out once."""
         if self._sealed:
             raise InputError("add_param_group(): KFAC's parameters are fixed when it is made; pass groups= there")
         super().add_param_group(param_group)
-
-    def __getstate__(self) -> NoReturn:
-        raise TypeError("KFAC cannot be pickled or copied; make another and use state_dict() and load_state_dict()")
-
-    def _link_fallback(self) -> None:
-        """Lets the fallback work on our groups and state, so that schedulers and checkpoints reach it."""
-        if self._fallback is not None:
-            self._fallback.param_groups = [group for group in self.param_groups if group.get("fallback")]
-            self._fallback.state = self.state
 
     def _scale(self) -> Tensor | float | None:
         """Returns the KL clip's factor, NaN (on an accelerator) or None (on a CPU) where a gradient is not finite."""

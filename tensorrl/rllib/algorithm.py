@@ -120,7 +120,7 @@ class Rainbow(DQN):  # type: ignore[misc]
         return state
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Takes what `get_state` gave; the learning rate stays the config's.
+        """Takes what `get_state` gave; the optimizer's options stay the config's.
 
         Raises:
             InputError: the state is of another network, game or replay.
@@ -129,17 +129,17 @@ class Rainbow(DQN):  # type: ignore[misc]
             super().set_state(state)
         if state.get(COMPONENT):
             put_back(self.training, state[COMPONENT])
-        self._learner.keep_rate()
+        self._learner.keep_options()
 
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
-        """Takes a checkpoint's state; the learning rate stays the config's.
+        """Takes a checkpoint's state; the optimizer's options stay the config's.
 
         Raises:
             InputError: the checkpoint is of another network, game or replay.
         """
         with told():
             super().restore_from_path(path, *args, **kwargs)
-        self._learner.keep_rate()
+        self._learner.keep_options()
 
     def set_weights(self, weights: Mapping[str, Any]) -> None:
         """Sets the network's weights, as `get_weights` gives them.

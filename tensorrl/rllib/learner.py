@@ -30,6 +30,7 @@ class RainbowLearner(DQNTorchLearner):  # type: ignore[misc]
 
     agent: Agent
     _network: Any
+    _given: list[dict[str, Any]]
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         """Registers the optimizer that the settings name."""
@@ -38,9 +39,11 @@ class RainbowLearner(DQNTorchLearner):  # type: ignore[misc]
             self._network = module.network
         else:
             self._network = ModuleNetwork(module, games.get(self.config.env).actions)
+        optimizer = make_optimizer(self.config.settings, self._network, self.config.seed)
+        self._given = [{name: group[name] for name in group if name != "params"} for group in optimizer.param_groups]
         self.register_optimizer(
             module_id=module_id,
-            optimizer=make_optimizer(self.config.settings, self._network, self.config.seed),
+            optimizer=optimizer,
             params=list(self._network.parameters()),
             lr_or_lr_schedule=self.config.lr,
         )
@@ -55,10 +58,11 @@ class RainbowLearner(DQNTorchLearner):  # type: ignore[misc]
         else:
             self.agent = ModuleAgent(self._network, optimizer, settings, seed)
 
-    def keep_rate(self) -> None:
-        """Sets the optimizer's learning rate to the config's, whatever a restored state brought."""
-        for group in self.get_optimizer().param_groups:
-            group["lr"] = self.config.lr
+    def keep_options(self) -> None:
+        """Sets the optimizer's learning rate, weight decay, ε and momentum to the config's, whatever a restored state
+        brought."""
+        for group, given in zip(self.get_optimizer().param_groups, self._given, strict=True):
+            group.update(given)
 
     def take_figures(self, training: Training) -> dict[str, float]:
         """What was learned since the last call, under RLlib's names; the rate alone where no update was made."""

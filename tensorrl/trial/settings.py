@@ -77,6 +77,10 @@ class Settings(BaseModel):
     )
     kfac_graft: bool = Field(False, description="K-FAC's direction with Adam's length; takes kfac_clip's place")
     kfac_momentum: float = Field(0.9, ge=0, lt=1, description="of K-FAC's steps")
+    weight_decay: float = Field(0.0, ge=0, le=100, description="λ of Adam and K-FAC: λ·θ is added to gradients (L2)")
+    decoupled_weight_decay: bool = Field(
+        False, description="λ shrinks weights by learning_rate·λ beside the step, instead of L2"
+    )
     gradient_norm: float = Field(10.0, ge=1e-6, le=1e12, description="largest global L2 norm of a gradient")
     batch_size: int = Field(32, ge=1, le=2_048, description="transitions an update")
     update_interval: int = Field(1, ge=1, le=1_000_000, description="agent steps between updates")
@@ -130,8 +134,10 @@ def network_spec(settings: Settings, actions: int) -> NetworkSpec:
     """The network that settings describe for a game with `actions` actions, ranks found from the budget.
 
     Raises:
-        InputError: a budget or ranks where nothing is factorised, or a budget that no ranks meet.
+        InputError: a budget or ranks where nothing is factorised, a budget that no ranks meet, or settings that mean
+            nothing together.
     """
+    _check_together(settings)
     shape = {
         "actions": actions,
         "torso": settings.torso,
@@ -176,6 +182,12 @@ def network_spec(settings: Settings, actions: int) -> NetworkSpec:
         given = tuple(sorted(settings.ranks.items()))
         ranks = dict(_solve(tuple(layers), settings.factorization, budget - fixed, given))
     return _spec({**shape, "factorization": settings.factorization, "ranks": ranks})
+
+
+def _check_together(settings: Settings) -> None:
+    """Refuses a setting that does nothing without another one."""
+    if settings.decoupled_weight_decay and not settings.weight_decay:
+        raise InputError("setting decoupled_weight_decay=true needs weight_decay above 0")
 
 
 @functools.lru_cache(maxsize=1024)

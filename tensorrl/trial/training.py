@@ -191,6 +191,10 @@ def make_optimizer(
         seed: for what it draws itself.
         capturable: see `KFAC`.
     """
+    decay: dict[str, Any] = {
+        "weight_decay": settings.weight_decay,
+        "decoupled_weight_decay": settings.decoupled_weight_decay,
+    }
     if settings.optimizer == "kfac":
         return KFAC(
             network,
@@ -204,11 +208,12 @@ def make_optimizer(
             trust_region=settings.kfac_trust_region,
             graft=AdamLength(epsilon=settings.adam_epsilon) if settings.kfac_graft else None,
             momentum=settings.kfac_momentum,
+            **decay,
             likelihood=network.head.likelihood,
             generator=torch.Generator(network.support.device).manual_seed(seed),
             capturable=capturable,
         )
-    return FusedAdam(network.parameters(), lr=settings.learning_rate, eps=settings.adam_epsilon)
+    return FusedAdam(network.parameters(), lr=settings.learning_rate, eps=settings.adam_epsilon, **decay)
 
 
 def _damping(settings: Settings) -> Damping:

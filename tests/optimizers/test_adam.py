@@ -20,11 +20,12 @@ def step(model, optimizer, seed):
     optimizer.step()
 
 
-@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_steps_are_those_of_pytorchs_adam_to_the_bit(weight_decay):
+@pytest.mark.parametrize(("weight_decay", "decoupled"), [(0.0, False), (0.1, False), (0.1, True)])
+def test_steps_are_those_of_pytorchs_adam_to_the_bit(weight_decay, decoupled):
     ours, theirs = models()
-    fast = FusedAdam(ours.parameters(), lr=1e-2, eps=1.5e-4, weight_decay=weight_decay)
-    plain = torch.optim.Adam(theirs.parameters(), lr=1e-2, eps=1.5e-4, weight_decay=weight_decay, fused=True)
+    options = {"lr": 1e-2, "eps": 1.5e-4, "weight_decay": weight_decay}
+    fast = FusedAdam(ours.parameters(), decoupled_weight_decay=decoupled, **options)
+    plain = (torch.optim.AdamW if decoupled else torch.optim.Adam)(theirs.parameters(), fused=True, **options)
     for seed in range(12):
         if seed == 4:
             # A scheduler changes the rate between steps.

@@ -170,19 +170,23 @@ def test_blocks_of_one_shape_step_as_each_would_alone() -> None:
         torch.testing.assert_close(_step_of(before, layer, f"{k}"), -kron_solve(a, g, gradient, 0.1))
 
 
-def test_momentum_and_weight_decay_follow_the_formulas() -> None:
+@pytest.mark.parametrize("capturable", [False, True])
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_momentum_and_weight_decay_follow_the_formulas(decoupled: bool, capturable: bool) -> None:
     torch.manual_seed(0)
     layer = nn.Linear(3, 2).double()
     x = torch.randn(8, 3, dtype=torch.float64)
-    optimizer = plain(layer, damping=0.1, lr=0.2, momentum=0.7, weight_decay=0.3, curvature_interval=100)
+    options = {"lr": 0.2, "momentum": 0.7, "weight_decay": 0.3, "decoupled_weight_decay": decoupled}
+    optimizer = plain(layer, damping=0.1, curvature_interval=100, capturable=capturable, **options)
+    l2, shrinking = (0.0, 0.3) if decoupled else (0.3, 0.0)
     theta = torch.cat([layer.weight, layer.bias[:, None]], 1).detach()
     velocity = torch.zeros_like(theta)
     for _ in range(3):
         step(optimizer, layer, x, half_square)
         a, g = optimizer.factors()["module"]
         gradient = torch.cat([layer.weight.grad, layer.bias.grad[:, None]], 1)
-        velocity = 0.7 * velocity + kron_solve(a, g, gradient + 0.3 * theta, 0.1)
-        theta = theta - 0.2 * velocity
+        velocity = 0.7 * velocity + kron_solve(a, g, gradient + l2 * theta, 0.1)
+        theta = (1 - 0.2 * shrinking) * theta - 0.2 * velocity
         torch.testing.assert_close(torch.cat([layer.weight, layer.bias[:, None]], 1).detach(), theta)
 
 

@@ -81,6 +81,12 @@ def test_a_grafted_step_has_adam_s_length_and_k_fac_s_direction_in_every_block()
     grafted = KFAC(nets[0], lr=0.02, graft=AdamLength(epsilon=1e-4), **shared)
     plain = KFAC(nets[1], lr=0.02, **shared)
     adam = torch.optim.Adam(nets[2].parameters(), lr=0.02, eps=1e-4)
+    # Grafting leaves decoupled weight decay alone: with steps of no length it is all that moves.
+    shrunk = _net()
+    still = KFAC(shrunk, lr=0.02, graft=AdamLength(epsilon=1e30), weight_decay=0.5, decoupled_weight_decay=True)
+    _step(still, shrunk, _batches(1)[0])
+    for mine, start in zip(shrunk.parameters(), nets[0].parameters(), strict=True):
+        torch.testing.assert_close(mine, start * (1 - 0.02 * 0.5))
     for batch in _batches(7):
         befores = [parameters_of(net) for net in nets]
         _step(grafted, nets[0], batch)
@@ -141,9 +147,11 @@ def test_with_relative_damping_and_grafting_a_loss_scaled_up_takes_the_same_step
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("graft", [None, AdamLength()])
-def test_a_trust_region_is_what_every_step_measures(momentum: float, graft: AdamLength | None) -> None:
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_a_trust_region_is_what_every_step_measures(momentum: float, graft: AdamLength | None, decay: float) -> None:
     net, bound = _net(), 1e-3
-    optimizer = KFAC(net, lr=10.0, damping=0.01, trust_region=bound, momentum=momentum, graft=graft)
+    options: dict[str, Any] = {"momentum": momentum, "graft": graft, "weight_decay": decay}
+    optimizer = KFAC(net, lr=10.0, damping=0.01, trust_region=bound, decoupled_weight_decay=True, **options)
     for batch in _batches(30):
         before, after = (torch.distributions.Categorical(logits=logits) for logits in _step(optimizer, net, batch))
         measured = torch.distributions.kl_divergence(before, after).mean()

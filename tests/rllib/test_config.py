@@ -46,6 +46,7 @@ NAMES = [
     ("optimizer", "kfac", "optimizer", "kfac"),
     ("stem", "scattering", "stem", "scattering"),
     ("kfac_damping", 0.1, "kfac_damping", 0.1),
+    ("weight_decay", 0.01, "weight_decay", 0.01),
     ("learning_rate", 3e-4, "learning_rate", 3e-4),
     ("epsilon_decay", 7, "epsilon_decay", 7),
 ]

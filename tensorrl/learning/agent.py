@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from tensorrl import system
 from tensorrl.learning.recording import Recorder
 from tensorrl.learning.replay import Batch, Replay
+from tensorrl.learning.resets import Resets, draw_anew
 from tensorrl.networks.qnetwork import QNetwork
 from tensorrl.networks.regression import TensorRegression
 from tensorrl.optimizers.protocol import AgentOptimizer
@@ -49,6 +51,7 @@ class Agent:
         optimizer: over the network's parameters.
         target_interval: updates between copies of the network to the target.
         gradient_norm: largest global L2 norm of a gradient.
+        resets: when the last layers begin anew; None for never.
         seed: source of all randomness of acting and learning.
         recorder: makes recordings; by default one for the network's device.
     """
@@ -61,11 +64,12 @@ class Agent:
         *,
         target_interval: int = 2_000,
         gradient_norm: float = 10.0,
+        resets: Resets | None = None,
         seed: int = 0,
         recorder: Recorder | None = None,
     ) -> None:
         self.network, self.target, self.optimizer = network, target, optimizer
-        self.target_interval, self.gradient_norm = target_interval, gradient_norm
+        self.target_interval, self.gradient_norm, self.resets = target_interval, gradient_norm, resets
         self.device = device = network.support.device
         self.recorder = Recorder(device) if recorder is None else recorder
         self.updates = 0
@@ -142,6 +146,8 @@ class Agent:
         self.loss_count += 1
         if self.updates % self.target_interval == 0:
             self.copy_to_target()
+        if self.resets is not None and self.resets.due(self.updates):
+            self.reset(self.resets.names)
         return losses
 
     def learn(self, batch: Batch, lookahead: Lookahead, *, observed: bool = False) -> Tensor:
@@ -235,6 +241,24 @@ class Agent:
         """Copies the network's parameters to the target."""
         torch._foreach_copy_(self._target_pairs[1], self._target_pairs[0])
         self._hold_target()
+
+    def reset(self, names: Sequence[str]) -> None:
+        """Draws layers anew, in the target too, and begins the optimizer's state for them anew.
+
+        In the program of Nikishin et al. the target is the network itself, so that it is reset as well. The seed comes
+        from the generator of exploration, which is the same on every device and part of the state.
+
+        Args:
+            names: of the layers.
+        """
+        draw_anew(self.network, names, int(self.explorer.integers(2**63)))
+        fresh, followers = (
+            [p.detach() for name in names for p in getattr(network, name).parameters()]
+            for network in (self.network, self.target)
+        )
+        torch._foreach_copy_(followers, fresh)
+        self._hold_target()
+        self.optimizer.restart([p for name in names for p in getattr(self.network, name).parameters()])
 
     def _hold_target(self) -> None:
         """Builds the target's factorised weights where passes are recorded: they last for thousands of updates."""

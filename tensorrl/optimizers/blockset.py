@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from functools import reduce
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tensorrl.errors import InputError
 from tensorrl.optimizers.blocks import LayerCurvature
@@ -95,6 +96,11 @@ class BlockSet:
     def predicted_change(self) -> Tensor:
         """Returns the change of loss that the quadratic model predicts of the steps just taken."""
         return reduce(torch.add, (flat.predicted_change() for flat in self._flats))
+
+    def restart(self, chosen: AbstractSet[nn.Parameter]) -> None:
+        """Begins the state of every block with one of the parameters anew; see `FlatBlocks.restart`."""
+        for flat in self._flats:
+            flat.restart(chosen)
 
     def get_state(self) -> dict[str, dict[str, Tensor | int]]:
         """Returns copies of every block's state by name."""

@@ -8,11 +8,13 @@ operation each. The memory never moves, so a captured CUDA graph keeps seeing th
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from functools import reduce
 
 import torch
 from torch import Tensor, nn
 
+from tensorrl.errors import InputError
 from tensorrl.optimizers.blocks import Block
 from tensorrl.optimizers.grafting import AdamLength, AdamMoments
 from tensorrl.optimizers.stacks import BlockStack
@@ -58,7 +60,7 @@ class FlatBlocks:
         self.gradients, self.steps, self.momenta = (
             torch.zeros(sum(sizes), dtype=dtype, device=device) for _ in range(3)
         )
-        self.moments = None if graft is None else AdamMoments(graft, self.gradients)
+        self.moments = None if graft is None else AdamMoments(graft, self.gradients, sizes if graft.by_block else None)
         self._slices = list(self.steps.split(sizes))
         self._adams_slices = [] if self.moments is None else list(self.moments.step.split(sizes))
         self.stacks: list[BlockStack] = []
@@ -180,6 +182,24 @@ class FlatBlocks:
     def predicted_change(self) -> Tensor:
         """Returns ∇ᵀδ + ½ δᵀFδ for the δ just applied, F undamped: the change of loss the quadratic model predicts."""
         return torch.dot(self.gradients, self.steps) + self.curvature() / 2
+
+    def restart(self, chosen: AbstractSet[nn.Parameter]) -> None:
+        """Begins the state of every block with one of the parameters anew.
+
+        Raises:
+            InputError: a part of the blocks is chosen, and Adam's gradients are not counted by block.
+        """
+        blocks = [(stack, k) for stack in self.stacks for k in range(len(stack.blocks))]
+        places = [place for place, (stack, k) in enumerate(blocks) if not chosen.isdisjoint(stack.blocks[k].parameters)]
+        if self.moments is not None and places:
+            counts = self.moments.count
+            if counts.dim() == 0 and len(places) < len(blocks):
+                raise InputError("restart(): single blocks of grafted steps need graft=AdamLength(by_block=True)")
+            for count in [counts] if counts.dim() == 0 else [counts[place] for place in places]:
+                count.zero_()
+        for place in places:
+            stack, k = blocks[place]
+            stack.restart(k)
 
     def _steps_of_live(self) -> list[Tensor]:
         if self._order is not None:

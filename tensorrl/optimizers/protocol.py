@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 
 class Observer(Protocol):
@@ -48,6 +50,9 @@ class AgentOptimizer(Protocol):
     def figures(self) -> dict[str, float]:
         """Figures of the last step, for reports; they may wait for the device."""
 
+    def restart(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Begins the state of some parameters anew, in place, as after a reset of their layers."""
+
     def state_dict(self) -> dict[str, Any]:
         """The whole state, in tensors, numbers and names."""
 
@@ -82,6 +87,22 @@ class FirstOrder:
     def figures(self) -> dict[str, float]:
         """None."""
         return {}
+
+    def restart(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Sets their state to 0, where moments, momenta and counts begin."""
+        forget(self.state, parameters)  # type: ignore[attr-defined]
+
+
+@torch.no_grad()
+def forget(state: Mapping[Any, dict[str, Any]], parameters: Iterable[nn.Parameter]) -> None:
+    """Sets the state that a `torch.optim.Optimizer` has of some parameters to 0, in place, for CUDA graphs."""
+    for parameter in parameters:
+        found = state.get(parameter, {})
+        for name, value in found.items():
+            if isinstance(value, Tensor):
+                value.zero_()
+            elif isinstance(value, int | float):
+                found[name] = type(value)(0)
 
 
 class _Blind:

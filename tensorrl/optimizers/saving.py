@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import torch
+from torch import nn
 from torch.optim import Optimizer
 
 from tensorrl.errors import InputError
 from tensorrl.optimizers.blockset import BlockSet
+from tensorrl.optimizers.protocol import forget
 from tensorrl.optimizers.refresh import InverseRefresh
 from tensorrl.optimizers.trust import TrustRegion
 from tensorrl.system import restore_generator
@@ -64,6 +67,24 @@ class SavedState(Optimizer):
         restore_generator(self._generator, torch.as_tensor(own["generator"]), self._steps)
         self._refresh.set_state(own["refresh"])
         self._predicted = None
+
+    @torch.no_grad()
+    def restart(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Begins the state of some parameters anew, as after a reset of their layers; that of the others stays.
+
+        A block with any of them loses its factors, inverses, momenta and moments. It stays put until curvature is
+        observed, which the next step does for all blocks, and refreshes all inverses at once.
+
+        Raises:
+            InputError: steps are grafted without `AdamLength(by_block=True)`.
+        """
+        chosen = set(parameters)
+        self._blocks.restart(chosen)
+        if self._fallback is not None:
+            forget(self.state, chosen)
+        self._refresh.set_state(None)
+        # As before the first step.
+        self._observations, self._refreshed_after, self._predicted = 0, -1, None
 
     def __getstate__(self) -> NoReturn:
         raise TypeError("KFAC cannot be pickled or copied; make another and use state_dict() and load_state_dict()")

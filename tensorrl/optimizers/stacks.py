@@ -99,6 +99,12 @@ class BlockStack:
         sandwich(self.row_factors, directions, self.column_factors, images)
         return torch.dot(directions.flatten(), images.flatten())
 
+    def restart(self, index: int) -> None:
+        """Begins one block's state anew, in place: it stays put until it is observed."""
+        for tensor in self._saved(index).values():
+            tensor.zero_()
+        self.updates[index] = 0
+
     def state_of(self, index: int) -> dict[str, Tensor | int]:
         """Returns copies of all of one block's state."""
         return {**{key: tensor.clone() for key, tensor in self._saved(index).items()}, "updates": self.updates[index]}

@@ -86,6 +86,12 @@ class Settings(BaseModel):
     update_interval: int = Field(1, ge=1, le=1_000_000, description="agent steps between updates")
     learning_starts: int = Field(1_600, ge=1, le=MOST_STEPS, description="agent steps before the first update")
     target_interval: int = Field(2_000, ge=1, le=MOST_STEPS, description="updates between copies to the target network")
+    reset_interval: int | None = Field(
+        None, ge=1, le=MOST_STEPS, description="updates between resets of the last layers; none: no resets"
+    )
+    reset_layers: Literal["outputs", "streams"] = Field(
+        "outputs", description="what is drawn anew: both streams' output layers, or all of both streams"
+    )
     discount: float = Field(0.99, gt=0, le=1, description="γ for one agent step")
     n_step: int = Field(20, ge=1, le=1_000, description="rewards in a return")
     replay_capacity: int = Field(
@@ -188,6 +194,8 @@ def _check_together(settings: Settings) -> None:
     """Refuses a setting that does nothing without another one."""
     if settings.decoupled_weight_decay and not settings.weight_decay:
         raise InputError("setting decoupled_weight_decay=true needs weight_decay above 0")
+    if settings.reset_layers != "outputs" and settings.reset_interval is None:
+        raise InputError(f"setting reset_layers={settings.reset_layers} needs reset_interval")
 
 
 @functools.lru_cache(maxsize=1024)

@@ -15,6 +15,7 @@ from tensorrl.environments.evaluation import Episode
 from tensorrl.learning.agent import Agent, make_target
 from tensorrl.learning.recording import Recorder
 from tensorrl.learning.replay import Replay
+from tensorrl.learning.resets import Resets
 from tensorrl.learning.schedules import linear
 from tensorrl.networks.frames import FRAME_SHAPE
 from tensorrl.networks.qnetwork import QNetwork
@@ -206,7 +207,7 @@ def make_optimizer(
             inverse_interval=settings.kfac_inverse_interval,
             kl_clip=settings.kfac_clip,
             trust_region=settings.kfac_trust_region,
-            graft=AdamLength(epsilon=settings.adam_epsilon) if settings.kfac_graft else None,
+            graft=_graft(settings) if settings.kfac_graft else None,
             momentum=settings.kfac_momentum,
             **decay,
             likelihood=network.head.likelihood,
@@ -214,6 +215,10 @@ def make_optimizer(
             capturable=capturable,
         )
     return FusedAdam(network.parameters(), lr=settings.learning_rate, eps=settings.adam_epsilon, **decay)
+
+
+def _graft(settings: Settings) -> AdamLength:
+    return AdamLength(epsilon=settings.adam_epsilon, by_block=settings.reset_interval is not None)
 
 
 def _damping(settings: Settings) -> Damping:
@@ -254,6 +259,7 @@ def make_agent(
         optimizer,
         target_interval=settings.target_interval,
         gradient_norm=settings.gradient_norm,
+        resets=None if settings.reset_interval is None else Resets(settings.reset_interval, settings.reset_layers),
         seed=seed,
         recorder=recorder,
     )

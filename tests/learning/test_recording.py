@@ -40,10 +40,22 @@ def state_of(training):
     return {name: value.clone() for name, value in tensors.items()}
 
 
-@pytest.mark.parametrize("variant", EVERY_KIND)
-def test_recorded_steps_end_at_the_bits_of_steps_that_are_not_recorded(variant):
+# Ways to hold learning back, off by default; resets come between recorded updates.
+HELD_BACK = {"weight_decay": 0.01, "decoupled_weight_decay": True, "reset_interval": 15}
+
+
+@pytest.mark.parametrize(
+    ("variant", "settings"),
+    [
+        *((variant, {}) for variant in EVERY_KIND),
+        ("trl-5x", HELD_BACK),
+        ("kfac-trl-10x", {**HELD_BACK, "kfac_graft": True}),
+    ],
+)
+def test_recorded_steps_end_at_the_bits_of_steps_that_are_not_recorded(variant, settings):
     recorder = OperatorRecorder()
-    recorded, plain = build(variant, recorder), build(variant, OperatorRecorder(replays=False))
+    recorded = build(variant, recorder, **settings)
+    plain = build(variant, OperatorRecorder(replays=False), **settings)
     for training in (recorded, plain):
         training.run(80)
         training.close()

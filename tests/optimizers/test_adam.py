@@ -41,6 +41,27 @@ def test_steps_are_those_of_pytorchs_adam_to_the_bit(weight_decay, decoupled):
             assert torch.equal(a, b)
 
 
+def test_a_parameter_begun_anew_steps_as_with_a_new_adam_and_the_others_go_on():
+    ours, theirs = models()
+    optimizer, whole = (FusedAdam(model.parameters(), lr=1e-2) for model in (ours, theirs))
+    for seed in range(5):
+        step(ours, optimizer, seed)
+        step(theirs, whole, seed)
+    anew = copy.deepcopy(ours[2])
+    optimizer.restart(ours[2].parameters())
+    new = torch.optim.Adam(anew.parameters(), lr=1e-2)
+    for seed in range(5, 8):
+        step(ours, optimizer, seed)
+        step(theirs, whole, seed)
+        for mine, his in zip(anew.parameters(), ours[2].parameters(), strict=True):
+            mine.grad = his.grad.clone()
+        new.step()
+        for p, q in zip(ours[2].parameters(), anew.parameters(), strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
+        if seed == 5:
+            assert all(map(torch.equal, ours[0].parameters(), theirs[0].parameters()))
+
+
 def test_state_put_back_goes_on_to_the_same_bits():
     ours, other = models()
     optimizer = FusedAdam(ours.parameters(), lr=1e-2)

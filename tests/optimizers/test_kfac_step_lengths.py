@@ -237,6 +237,42 @@ def test_on_an_accelerator_a_grafted_step_that_is_not_finite_leaves_everything_a
     assert all(torch.equal(one, two) for one, two in zip(kept, copies, strict=True))
 
 
+@pytest.mark.parametrize("graft", [None, AdamLength(epsilon=1e-4, by_block=True)])
+def test_a_layer_begun_anew_steps_as_with_a_new_optimizer_and_the_others_go_on(graft: AdamLength | None) -> None:
+    nets = _net(), _net(), _net()
+    options: dict[str, Any] = {
+        "lr": 0.02,
+        "damping": 0.03,
+        "kl_clip": None,
+        "curvature_interval": 1,
+        "inverse_interval": 1,
+    }
+    mine, whole = (KFAC(net, graft=graft, fisher="empirical", **options) for net in nets[:2])
+    for batch in _batches(6):
+        for optimizer, net in zip((mine, whole), nets, strict=False):
+            _observed_step(optimizer, net, batch)
+    mine.restart(nets[0][4].parameters())
+    nets[2].load_state_dict(nets[0].state_dict())
+    new = KFAC(nets[2], graft=graft, fisher="empirical", **options)
+    last = ("4.weight", "4.bias")
+    for batch in _batches(9)[6:]:
+        before = parameters_of(nets[0])
+        for optimizer, net in zip((mine, whole, new), nets, strict=True):
+            net.load_state_dict(before)
+            _observed_step(optimizer, net, batch)
+        steps = [{name: p - before[name] for name, p in parameters_of(net).items()} for net in nets]
+        for name in before:
+            torch.testing.assert_close(steps[0][name], steps[2 if name in last else 1][name])
+    other = KFAC(nets[2], lr=0.1, graft=AdamLength())
+    with pytest.raises(InputError, match="by_block=True"):
+        other.restart(nets[2][4].parameters())
+
+
+def _observed_step(optimizer: KFAC, net: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    observe(optimizer, net, batch[0], lambda logits: F.cross_entropy(logits, batch[1]))
+    optimizer.step()
+
+
 def test_figures_of_a_step_equal_those_of_the_blocks_fishers_written_out() -> None:
     net, batch = _net(), _batches(1)[0]
     optimizer = KFAC(net, lr=0.1, damping=0.02, momentum=0.0, kl_clip=1e-6)

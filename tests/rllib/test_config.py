@@ -47,6 +47,7 @@ NAMES = [
     ("stem", "scattering", "stem", "scattering"),
     ("kfac_damping", 0.1, "kfac_damping", 0.1),
     ("weight_decay", 0.01, "weight_decay", 0.01),
+    ("reset_interval", 20_000, "reset_interval", 20_000),
     ("learning_rate", 3e-4, "learning_rate", 3e-4),
     ("epsilon_decay", 7, "epsilon_decay", 7),
 ]

@@ -1,15 +1,20 @@
-"""Settings that hold learning back, as trials have them: weight decay, for either optimizer."""
+"""Settings that hold learning back, as trials have them with either optimizer: weight decay, resets, averages."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from tensorrl.errors import InputError
+from tensorrl.learning.resets import LAYERS
+from tensorrl.trial import checkpoints
+from tensorrl.trial.run import build_training
 from tensorrl.trial.settings import network_spec
-from tensorrl.trial.training import build_agent
+from tensorrl.trial.spec import make_spec
+from tensorrl.trial.training import Training, build_agent
 from tensorrl.trial.variants import resolve
 
 CPU = torch.device("cpu")
@@ -42,8 +47,50 @@ def _blank(agent: Any) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"decoupled_weight_decay": True}, "decoupled_weight_decay=true needs weight_decay above 0")],
+    [
+        ({"decoupled_weight_decay": True}, "decoupled_weight_decay=true needs weight_decay above 0"),
+        ({"reset_layers": "streams"}, "reset_layers=streams needs reset_interval"),
+    ],
 )
 def test_settings_that_mean_nothing_together_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         network_spec(resolve("trl-5x", changes), 6)
+
+
+def _state(training: Training) -> dict[str, torch.Tensor]:
+    agent = training.agent
+    parts = {"network": agent.network, "target": agent.target}
+    return {f"{part}.{name}": p.detach().clone() for part, net in parts.items() for name, p in net.named_parameters()}
+
+
+@pytest.mark.parametrize("variant", ["rainbow", "kfac-trl-10x"])
+def test_resets_draw_the_last_layers_anew_and_a_trial_resumes_across_one_to_the_same_bits(
+    variant: str, tmp_path: Path
+) -> None:
+    overrides = {"learning_starts": 30, "reset_interval": 8, "reset_layers": "streams", "kfac_graft": True}
+    spec = make_spec(game="pong", variant=variant, seed=5, steps=60, overrides=overrides)
+    whole, resumed = build_training(spec, CPU), build_training(spec, CPU)
+    whole.run(36)
+    assert whole.agent.updates == 6
+    checkpoints.save(whole, tmp_path)
+    whole.run(1)
+    before = _state(whole)
+    whole.run(1)
+    after, streams = _state(whole), LAYERS["streams"]
+    for name, value in after.items():
+        part, layer = name.split(".")[:2]
+        if layer in streams:
+            assert torch.equal(value, after[name.replace("target", "network")])
+        else:
+            assert torch.equal(value, before[name]) == (part == "target")
+        # One update moves a coefficient by a thousandth, a new draw by as much as it is large.
+        if layer in streams and not name.endswith("sigma"):
+            assert float((value - before[name]).norm()) > 0.5 * float(value.norm())
+    whole.run(14)
+    checkpoints.restore(resumed, checkpoints.checkpoints(tmp_path)[-1])
+    resumed.run(16)
+    assert whole.agent.updates == resumed.agent.updates == 22
+    one, two = _state(whole), _state(resumed)
+    assert [name for name in one if not torch.equal(one[name], two[name])] == []
+    for training in (whole, resumed):
+        training.close()

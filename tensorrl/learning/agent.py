@@ -12,12 +12,16 @@ import torch
 from torch import Tensor
 
 from tensorrl import system
+from tensorrl.learning.averaging import Average
 from tensorrl.learning.recording import Recorder
 from tensorrl.learning.replay import Batch, Replay
 from tensorrl.learning.resets import Resets, draw_anew
 from tensorrl.networks.qnetwork import QNetwork
 from tensorrl.networks.regression import TensorRegression
 from tensorrl.optimizers.protocol import AgentOptimizer
+
+AVERAGE = "average"
+"""Where an agent's state holds the average that acts, if there is one."""
 
 
 class Lookahead(NamedTuple):
@@ -28,7 +32,7 @@ class Lookahead(NamedTuple):
     choices: Tensor
     """(batch,), its greedy actions there."""
     action: Tensor
-    """(), its greedy action for the newest stack."""
+    """(), the greedy action for the newest stack, of the network that acts."""
 
 
 def make_target(network: QNetwork) -> QNetwork:
@@ -46,12 +50,13 @@ class Agent:
     recorded where the device allows it (`tensorrl.learning.recording`).
 
     Args:
-        network: learns, and acts.
+        network: learns, and acts unless an average does. Double Q-learning chooses its actions by it.
         target: bootstraps; a copy of `network`.
         optimizer: over the network's parameters.
         target_interval: updates between copies of the network to the target.
         gradient_norm: largest global L2 norm of a gradient.
         resets: when the last layers begin anew; None for never.
+        average: of the network, which acts in its place; None where the network itself acts.
         seed: source of all randomness of acting and learning.
         recorder: makes recordings; by default one for the network's device.
     """
@@ -65,11 +70,13 @@ class Agent:
         target_interval: int = 2_000,
         gradient_norm: float = 10.0,
         resets: Resets | None = None,
+        average: Average | None = None,
         seed: int = 0,
         recorder: Recorder | None = None,
     ) -> None:
         self.network, self.target, self.optimizer = network, target, optimizer
         self.target_interval, self.gradient_norm, self.resets = target_interval, gradient_norm, resets
+        self.average = average
         self.device = device = network.support.device
         self.recorder = Recorder(device) if recorder is None else recorder
         self.updates = 0
@@ -92,6 +99,11 @@ class Agent:
         self._recorded_look = self.recorder.record(self.look_at_sample)
         self._recorded_choose = self.recorder.record(self.choose_for_newest)
         self._recorded_learn = self.recorder.record(self.learn)
+
+    @property
+    def acting(self) -> QNetwork:
+        """The network that acts, in training and in evaluation."""
+        return self.network if self.average is None else self.average.network
 
     def look(self, replay: Replay, batch_size: int, beta: float) -> tuple[Batch, Lookahead]:
         """Draws this step's noise and the batch of the update to come, and looks ahead from it.
@@ -174,6 +186,8 @@ class Agent:
             with torch.no_grad():
                 moved = network.chosen(batch.stacks, batch.actions, repeatable=self.recorder.active)
             optimizer.fit_step(_rows_of(predictions), _rows_of(moved))
+        if self.average is not None:
+            self.average.follow()
         self.loss_sum += loss.detach()
         return head.errors(predictions, targets, losses)
 
@@ -200,25 +214,32 @@ class Agent:
     def look_at(self, batch: Batch) -> Lookahead:
         """Passes a batch's next stacks, and the newest stack where it holds that, through the network."""
         stacks = self.network.prepare(batch.next_stacks if batch.ahead is None else batch.ahead)
-        actions, size = self.choose(stacks), len(batch.actions)
+        size = len(batch.actions)
+        if self.average is not None:
+            newest = self.choose(stacks[-1:], self.acting)[0]
+            return Lookahead(stacks[:size], self.choose(stacks[:size]), newest)
+        actions = self.choose(stacks)
         return Lookahead(stacks[:size], actions[:size], actions[-1])
 
     def choose_for_newest(self, replay: Replay) -> Tensor:
         """Draws the noise of this step and chooses greedily for the newest stack, ()."""
         self.begin_step()
-        return self.choose(replay.latest_stack())[0]
+        return self.choose(replay.latest_stack(), self.acting)[0]
 
     @torch.no_grad()
-    def choose(self, stacks: Tensor) -> Tensor:
-        """The greedy actions (n,) for n stacks, stored or prepared."""
-        return self.network.q_values(self.network(stacks)).argmax(1)
+    def choose(self, stacks: Tensor, network: QNetwork | None = None) -> Tensor:
+        """The greedy actions (n,) for n stacks, stored or prepared; by the network that learns, or another one."""
+        network = self.network if network is None else network
+        return network.q_values(network(stacks)).argmax(1)
 
     def begin_step(self) -> None:
-        """Draws the noise that acting and learning share for one agent step (NoisyNet only)."""
+        """Draws the noise that acting and learning share for one agent step (NoisyNet only); an average has its own."""
         if self.network.is_noisy:
             # Where passes are recorded one by one, none may leave an autograd graph to another.
             with torch.no_grad() if self.recorder.active else nullcontext():
                 self.network.draw_noise(self.generator)
+                if self.average is not None:
+                    self.average.network.draw_noise(self.generator)
 
     def explore(self, epsilon: float) -> int | None:
         """Draws a random action with probability ε; None says to choose the best."""
@@ -243,7 +264,7 @@ class Agent:
         self._hold_target()
 
     def reset(self, names: Sequence[str]) -> None:
-        """Draws layers anew, in the target too, and begins the optimizer's state for them anew.
+        """Draws layers anew, in the target and the average too, and begins the optimizer's state for them anew.
 
         In the program of Nikishin et al. the target is the network itself, so that it is reset as well. The seed comes
         from the generator of exploration, which is the same on every device and part of the state.
@@ -252,11 +273,12 @@ class Agent:
             names: of the layers.
         """
         draw_anew(self.network, names, int(self.explorer.integers(2**63)))
-        fresh, followers = (
+        fresh, *followers = (
             [p.detach() for name in names for p in getattr(network, name).parameters()]
-            for network in (self.network, self.target)
+            for network in (self.network, self.target, *(() if self.average is None else (self.acting,)))
         )
-        torch._foreach_copy_(followers, fresh)
+        for follower in followers:
+            torch._foreach_copy_(follower, fresh)
         self._hold_target()
         self.optimizer.restart([p for name in names for p in getattr(self.network, name).parameters()])
 
@@ -280,6 +302,7 @@ class Agent:
         return {
             "network": self.network.state_dict(),
             "target": self.target.state_dict(),
+            **({} if self.average is None else {AVERAGE: self.acting.state_dict()}),
             "optimizer": self.optimizer.state_dict(),
             "updates": self.updates,
             "loss_sum": self.loss_sum,
@@ -296,6 +319,10 @@ class Agent:
         """
         self.network.load_state_dict(state["network"])
         self.target.load_state_dict(state["target"])
+        if self.average is not None:
+            # A state of an agent without an average, as RLlib may put back: it begins at the network.
+            self.acting.load_state_dict(state.get(AVERAGE, state["network"]))
+            self.acting.forget_noise()
         self.optimizer.load_state_dict(state["optimizer"])
         self._hold_target()
         self.network.forget_noise()

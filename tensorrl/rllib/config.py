@@ -199,11 +199,12 @@ class RainbowSettings(ChosenSettings):
             raise InputError(
                 f"rl_module_spec: {given.__name__} explores ε-greedily; set noisy=False, or variant denoised"
             )
-        if self.reset_interval is not None and not issubclass(given, RainbowModule):
-            raise InputError(
-                f"reset_interval={self.reset_interval!r}: resets need the layers of a RainbowModule, "
-                f"and {given.__name__} is none"
-            )
+        for name, off in (("reset_interval", None), ("average_decay", 0.0)):
+            value = getattr(self, name)
+            if value != off and not issubclass(given, RainbowModule):
+                raise InputError(
+                    f"{name}={value!r}: needs the network of a RainbowModule, and {given.__name__} is none"
+                )
         return given
 
     def _check_evaluation(self) -> None:

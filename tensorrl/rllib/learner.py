@@ -54,7 +54,7 @@ class RainbowLearner(DQNTorchLearner):  # type: ignore[misc]
         module = self._module[DEFAULT_MODULE_ID].unwrapped()
         optimizer, settings, seed = self.get_optimizer(DEFAULT_MODULE_ID), self.config.settings, self.config.seed
         if isinstance(module, RainbowModule):
-            self.agent = make_agent(module.network, module.target, optimizer, settings, seed)
+            self.agent = make_agent(module.network, module.target, optimizer, settings, seed, average=module.average)
         else:
             self.agent = ModuleAgent(self._network, optimizer, settings, seed)
 

@@ -28,7 +28,7 @@ OUTPUTS = "outputs"
 
 
 class RainbowModule(TorchRLModule, QNetAPI, TargetNetworkAPI, InferenceOnlyAPI):  # type: ignore[misc]
-    """A `QNetwork` and its target.
+    """A `QNetwork` and its target; and its average, which then acts, where the settings ask for one.
 
     `model_config` holds "network" (a `NetworkSpec` as a dict), "settings" (a `Settings` as a dict) and "seed".
     Observations are stacks of Atari frames, (batch, 4, 84, 84) uint8.
@@ -36,6 +36,7 @@ class RainbowModule(TorchRLModule, QNetAPI, TargetNetworkAPI, InferenceOnlyAPI):
 
     network: QNetwork
     target: QNetwork
+    average: QNetwork | None
     settings: Settings
 
     def setup(self) -> None:
@@ -50,6 +51,7 @@ class RainbowModule(TorchRLModule, QNetAPI, TargetNetworkAPI, InferenceOnlyAPI):
         source = warm_start.find_source(self.settings.decompose_from, spec)
         if source is not None:
             warm_start.decompose_into(self.network, source.network)
+        self.average = make_target(self.network) if self.settings.average_decay else None
         self._explorer = torch.Generator().manual_seed(self.model_config["seed"])
 
     def make_target_networks(self) -> None:
@@ -91,24 +93,35 @@ class RainbowModule(TorchRLModule, QNetAPI, TargetNetworkAPI, InferenceOnlyAPI):
             values |= {ATOMS: network.support, QF_LOGITS: outputs, QF_PROBS: outputs.softmax(-1)}
         return values
 
+    @property
+    def acting(self) -> QNetwork:
+        """The network that acts."""
+        return self.network if self.average is None else self.average
+
+    def _acting_values(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        if self.average is None:
+            return self.compute_q_values(batch)
+        return self._values(self.average, batch[Columns.OBS])
+
     def _forward_inference(self, batch: dict[str, Any], **_: Any) -> dict[str, Tensor]:
-        """Greedy actions of the mean network."""
-        training = self.network.training
-        self.network.eval()
+        """Greedy actions of the mean of the network that acts."""
+        acting = self.acting
+        training = acting.training
+        acting.eval()
         try:
-            return {Columns.ACTIONS: self.compute_q_values(batch)[QF_PREDS].argmax(1)}
+            return {Columns.ACTIONS: self._acting_values(batch)[QF_PREDS].argmax(1)}
         finally:
-            self.network.train(training)
+            acting.train(training)
 
     def _forward_exploration(self, batch: dict[str, Any], t: int = 0, **_: Any) -> dict[str, Tensor]:
         """Greedy actions under fresh noise (NoisyNet), or ε-greedy with ε at agent step `t`."""
-        self.network.train()
-        s, generator = self.settings, self._generator()
-        if self.network.is_noisy:
-            self.network.draw_noise(generator)
-        actions = self.compute_q_values(batch)[QF_PREDS].argmax(1)
-        if self.network.is_noisy:
-            self.network.forget_noise()
+        s, generator, acting = self.settings, self._generator(), self.acting
+        acting.train()
+        if acting.is_noisy:
+            acting.draw_noise(generator)
+        actions = self._acting_values(batch)[QF_PREDS].argmax(1)
+        if acting.is_noisy:
+            acting.forget_noise()
             return {Columns.ACTIONS: actions}
         epsilon = linear(s.epsilon_start, s.epsilon_end, t, begin=s.learning_starts, duration=s.epsilon_decay)
         drawn: dict[str, Any] = {"generator": generator, "device": actions.device}

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from tensorrl import files
 from tensorrl.errors import InputError
+from tensorrl.learning.agent import AVERAGE
 from tensorrl.trial.manifest import FRAMES, MANIFEST, STATE, TENSORS, parse_manifest, segments
 from tensorrl.trial.names import inner_path
 from tensorrl.trial.training import Training
@@ -170,10 +171,17 @@ def put_back(training: Training, checkpoint: Path, state: dict[str, Any]) -> dic
     return extra
 
 
+def acting_network(state: dict[str, Any]) -> dict[str, Tensor]:
+    """The parameters of the network that acts, in a state that `read` returned: the average where there is one."""
+    agent = state["training"]["agent"]
+    found: dict[str, Tensor] = agent[AVERAGE] if AVERAGE in agent else agent["network"]
+    return found
+
+
 def export_network(checkpoint: Path, out: Path) -> None:
     """Writes the parts of a checkpoint that playing needs, its network and "extra", as a separate checkpoint.
 
-    `read` can read it, but training cannot continue from it.
+    `read` can read it, but training cannot continue from it. Its network is the one that acts.
 
     Args:
         checkpoint: a full checkpoint.
@@ -184,7 +192,7 @@ def export_network(checkpoint: Path, out: Path) -> None:
     """
     state = read(checkpoint)
     training = state["training"]
-    kept = {"training": {"steps": training["steps"], "agent": {"network": training["agent"]["network"]}}}
+    kept = {"training": {"steps": training["steps"], "agent": {"network": acting_network(state)}}}
     _write_state({**kept, "extra": state["extra"]}, out, {})
 
 

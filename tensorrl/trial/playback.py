@@ -35,7 +35,7 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def load_network(path: Path) -> tuple[QNetwork, dict[str, Any]]:
-    """Returns the network of a checkpoint, and the values stored with it (game, variant, network, …).
+    """Returns the network of a checkpoint that acts, and the values stored with it (game, variant, network, …).
 
     Raises:
         InputError: there is no checkpoint, it is damaged, or it was not written by `tensorrl train`.
@@ -49,7 +49,7 @@ def load_network(path: Path) -> tuple[QNetwork, dict[str, Any]]:
     if "network" not in extra:
         raise InputError(f"{checkpoint}: was not written by `tensorrl train`")
     network = QNetwork(NetworkSpec.model_validate(extra["network"]))
-    network.load_state_dict(state["training"]["agent"]["network"])
+    network.load_state_dict(checkpoints.acting_network(state))
     return network, {**extra, "agent_steps": state["training"]["steps"]}
 
 

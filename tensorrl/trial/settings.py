@@ -86,6 +86,9 @@ class Settings(BaseModel):
     update_interval: int = Field(1, ge=1, le=1_000_000, description="agent steps between updates")
     learning_starts: int = Field(1_600, ge=1, le=MOST_STEPS, description="agent steps before the first update")
     target_interval: int = Field(2_000, ge=1, le=MOST_STEPS, description="updates between copies to the target network")
+    average_decay: float = Field(
+        0.0, ge=0, lt=1, description="an update's, of the network's running average, which then acts; 0: none"
+    )
     reset_interval: int | None = Field(
         None, ge=1, le=MOST_STEPS, description="updates between resets of the last layers; none: no resets"
     )

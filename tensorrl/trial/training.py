@@ -13,6 +13,7 @@ from torch import Tensor
 from tensorrl.environments.atari import AtariGame, Frame
 from tensorrl.environments.evaluation import Episode
 from tensorrl.learning.agent import Agent, make_target
+from tensorrl.learning.averaging import Average
 from tensorrl.learning.recording import Recorder
 from tensorrl.learning.replay import Replay
 from tensorrl.learning.resets import Resets
@@ -129,8 +130,9 @@ class Training:
         return games
 
     def evaluate(self, episodes: int, *, seed: int, threads: int = 1, **options: Any) -> list[Episode]:
-        """Plays full games with the mean network (no noise) and the settings' evaluation ε; see `Evaluator.play`."""
-        network = self.agent.network
+        """Plays full games with the mean of the network that acts (no noise) and the settings' evaluation ε; see
+        `Evaluator.play`."""
+        network = self.agent.acting
         if self._evaluator is None or self._evaluator.network is not network:
             self._evaluator = Evaluator(network, self.game.game, self.agent.recorder)
         epsilon = self.settings.evaluation_epsilon
@@ -251,14 +253,22 @@ def make_agent(
     settings: Settings,
     seed: int,
     recorder: Recorder | None = None,
+    *,
+    average: QNetwork | None = None,
 ) -> Agent:
-    """An agent of these parts, with the settings' intervals and bounds."""
+    """An agent of these parts, with the settings' intervals and bounds.
+
+    `average` is a copy of the network that may become its average; by default one is made where settings ask for it.
+    """
+    decay = settings.average_decay
+    copied = make_target(network) if decay and average is None else average
     return Agent(
         network,
         target,
         optimizer,
         target_interval=settings.target_interval,
         gradient_norm=settings.gradient_norm,
+        average=Average(network, copied, decay) if decay and copied is not None else None,
         resets=None if settings.reset_interval is None else Resets(settings.reset_interval, settings.reset_layers),
         seed=seed,
         recorder=recorder,

@@ -132,6 +132,8 @@ def warm_start(training: Training) -> dict[str, float] | None:
         return None
     decompose_into(network, source.network)
     training.agent.copy_to_target()
+    if training.agent.average is not None:
+        training.agent.average.begin()
     return reconstruction_error(network, source.network)
 
 

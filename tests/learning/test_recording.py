@@ -26,6 +26,7 @@ def state_of(training):
     tensors = {
         **{f"network.{name}": value for name, value in agent.network.state_dict().items()},
         **{f"target.{name}": value for name, value in agent.target.state_dict().items()},
+        **{f"average.{name}": value for name, value in agent.acting.state_dict().items()},
         "priorities": replay.distribution.priorities,
         "sums": replay.distribution.sums,
         "largest priority": replay.max_priority,
@@ -41,14 +42,14 @@ def state_of(training):
 
 
 # Ways to hold learning back, off by default; resets come between recorded updates.
-HELD_BACK = {"weight_decay": 0.01, "decoupled_weight_decay": True, "reset_interval": 15}
+HELD_BACK = {"weight_decay": 0.01, "decoupled_weight_decay": True, "reset_interval": 15, "average_decay": 0.9}
 
 
 @pytest.mark.parametrize(
     ("variant", "settings"),
     [
         *((variant, {}) for variant in EVERY_KIND),
-        ("trl-5x", HELD_BACK),
+        ("rainbow", HELD_BACK),
         ("kfac-trl-10x", {**HELD_BACK, "kfac_graft": True}),
     ],
 )

@@ -48,6 +48,7 @@ NAMES = [
     ("kfac_damping", 0.1, "kfac_damping", 0.1),
     ("weight_decay", 0.01, "weight_decay", 0.01),
     ("reset_interval", 20_000, "reset_interval", 20_000),
+    ("average_decay", 0.99, "average_decay", 0.99),
     ("learning_rate", 3e-4, "learning_rate", 3e-4),
     ("epsilon_decay", 7, "epsilon_decay", 7),
 ]

@@ -12,7 +12,10 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from test_rllib_cases import quick, sha
 
 from tensorrl.errors import InputError
-from tensorrl.rllib import RainbowModule
+from tensorrl.rllib import Rainbow, RainbowModule
+from tensorrl.trial.run import build_training
+from tensorrl.trial.spec import make_spec
+from tensorrl.trial.training import parameters_sha256
 
 pytestmark = pytest.mark.slow
 
@@ -98,6 +101,43 @@ def test_a_subclass_of_our_module_is_ours_and_a_copied_description_does_not_go_s
     assert sha(algorithm) == sha(ours)
     for one in (algorithm, ours):
         one.stop()
+
+
+def test_ways_to_hold_learning_back_train_under_rllib_as_without_it_and_last_through_a_restore(tmp_path):
+    held_back = {"weight_decay": 0.1, "decoupled_weight_decay": True, "average_decay": 0.9, "reset_interval": 20}
+    algorithm = quick(**held_back).build_algo()
+    algorithm.train()
+    assert algorithm.training.agent.acting is algorithm.get_module().average
+    saved = algorithm.save_to_path(tmp_path)
+    other = quick(**{**held_back, "weight_decay": 0.2}).build_algo()
+    other.restore_from_path(saved)
+    assert [group["weight_decay"] for group in other.training.agent.optimizer.param_groups] == [0.2]
+    same = Rainbow.from_checkpoint(saved)
+    for one in (algorithm, same):
+        one.train()
+    settings = {**held_back, "learning_starts": 25, "epsilon_decay": 20}
+    spec = make_spec(game="road_runner", variant="denoised", seed=3, steps=600, overrides=settings)
+    training = build_training(spec, torch.device("cpu"))
+    training.run(120)
+    assert training.agent.updates == 95
+    networks = [one.training.agent for one in (algorithm, same)] + [training.agent]
+    assert len({parameters_sha256(agent.network) for agent in networks}) == 1
+    assert len({parameters_sha256(agent.acting) for agent in networks}) == 1
+    acting = algorithm.get_module().acting.advantage_output
+    with torch.no_grad():
+        acting.bias.view(-1, 51)[2, -1] += 100
+    frames = np.zeros((1, 4, 84, 84), dtype=np.uint8)
+    assert int(algorithm.get_module().forward_inference({"obs": torch.from_numpy(frames)})["actions"]) == 2
+    training.close()
+    for one in (algorithm, other, same):
+        one.stop()
+
+
+def test_what_needs_our_network_is_refused_with_a_module_of_another_kind():
+    spec = RLModuleSpec(module_class=StockOnFrames)
+    for settings in ({"reset_interval": 20}, {"average_decay": 0.9}):
+        with pytest.raises(InputError, match="needs the network of a RainbowModule, and StockOnFrames is none"):
+            quick(**settings).rl_module(rl_module_spec=spec).validate()
 
 
 class StockOnFrames(DefaultDQNTorchRLModule):

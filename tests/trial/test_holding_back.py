@@ -11,6 +11,7 @@ import torch
 from tensorrl.errors import InputError
 from tensorrl.learning.resets import LAYERS
 from tensorrl.trial import checkpoints
+from tensorrl.trial.playback import load_network
 from tensorrl.trial.run import build_training
 from tensorrl.trial.settings import network_spec
 from tensorrl.trial.spec import make_spec
@@ -59,7 +60,7 @@ def test_settings_that_mean_nothing_together_are_refused(changes: dict[str, Any]
 
 def _state(training: Training) -> dict[str, torch.Tensor]:
     agent = training.agent
-    parts = {"network": agent.network, "target": agent.target}
+    parts = {"network": agent.network, "target": agent.target, "average": agent.acting}
     return {f"{part}.{name}": p.detach().clone() for part, net in parts.items() for name, p in net.named_parameters()}
 
 
@@ -67,7 +68,8 @@ def _state(training: Training) -> dict[str, torch.Tensor]:
 def test_resets_draw_the_last_layers_anew_and_a_trial_resumes_across_one_to_the_same_bits(
     variant: str, tmp_path: Path
 ) -> None:
-    overrides = {"learning_starts": 30, "reset_interval": 8, "reset_layers": "streams", "kfac_graft": True}
+    overrides = {"learning_starts": 30, "reset_interval": 8, "reset_layers": "streams", "average_decay": 0.9}
+    overrides |= {"kfac_graft": True} if variant.startswith("kfac") else {}
     spec = make_spec(game="pong", variant=variant, seed=5, steps=60, overrides=overrides)
     whole, resumed = build_training(spec, CPU), build_training(spec, CPU)
     whole.run(36)
@@ -80,7 +82,7 @@ def test_resets_draw_the_last_layers_anew_and_a_trial_resumes_across_one_to_the_
     for name, value in after.items():
         part, layer = name.split(".")[:2]
         if layer in streams:
-            assert torch.equal(value, after[name.replace("target", "network")])
+            assert torch.equal(value, after[name.replace(part, "network", 1)])
         else:
             assert torch.equal(value, before[name]) == (part == "target")
         # One update moves a coefficient by a thousandth, a new draw by as much as it is large.
@@ -94,3 +96,37 @@ def test_resets_draw_the_last_layers_anew_and_a_trial_resumes_across_one_to_the_
     assert [name for name in one if not torch.equal(one[name], two[name])] == []
     for training in (whole, resumed):
         training.close()
+
+
+def test_an_average_of_the_network_acts_and_is_played_while_the_network_learns_as_without_one(tmp_path: Path) -> None:
+    spec = make_spec(game="pong", variant="trl-5x", seed=5, steps=60, overrides={"average_decay": 0.75})
+    training = build_training(spec, CPU)
+    agent, plain = training.agent, build_agent(resolve("trl-5x"), 6, 5, CPU)
+    wanted = [p.detach().double().clone() for p in agent.network.parameters()]
+    training.run(40)
+    for seed in range(4):
+        batch = training.replay.transitions(torch.arange(8) + 3 * seed)
+        for one in (agent, plain):
+            one.update(batch)
+        for average, p in zip(wanted, agent.network.parameters(), strict=True):
+            average.mul_(0.75).add_(p.detach(), alpha=0.25)
+    for p, q, average, value in zip(
+        agent.network.parameters(), plain.network.parameters(), agent.acting.parameters(), wanted, strict=True
+    ):
+        assert torch.equal(p, q)
+        torch.testing.assert_close(average.double(), value, rtol=1e-5, atol=1e-7)
+    with torch.no_grad():
+        # Two networks that choose differently: the average's choice is what is played, here and from a checkpoint.
+        agent.acting.advantage_output.bias.zero_()[2, -1] += 100
+        agent.network.advantage_output.bias.zero_()[4, -1] += 100
+    newest = training.replay.latest_stack()
+    lookahead = agent.look_at(
+        training.replay.transitions(torch.arange(8))._replace(ahead=newest.expand(9, *newest.shape[1:]))
+    )
+    assert int(lookahead.action) == agent.act(training.replay, 0.0) == 2
+    assert lookahead.choices.tolist() == [4] * 8
+    saved = checkpoints.save(training, tmp_path / "run", {"network": agent.network.spec.model_dump(mode="json")})
+    checkpoints.export_network(saved, tmp_path / "exported")
+    for path in (saved, tmp_path / "exported"):
+        assert all(map(torch.equal, load_network(path)[0].parameters(), agent.acting.parameters()))
+    training.close()

@@ -97,6 +97,15 @@ class LayerCurvature(ABC):
             sharing: how positions that share a weight are treated.
         """
 
+    def examples(self, inputs: Tensor, gradients: Tensor) -> list[MapSample]:
+        """Returns what each example's gradient of every block is made of; needed with `eigenbasis` only.
+
+        Args:
+            inputs: as for `factors`.
+            gradients: as for `factors`.
+        """
+        raise InputError(f"{self.name}: eigenbasis needs the method `examples` of {type(self).__name__}")
+
 
 _REGISTRY: dict[type[nn.Module], type[LayerCurvature]] = {}
 
@@ -143,6 +152,14 @@ class LinearCurvature(LayerCurvature):
         if self.blocks and self.blocks[0].weight.dim() == 1:
             return [bias_factors(gradients.sum(1))]
         return [kronecker_factors(inputs, gradients, sharing=sharing, bias=b.bias is not None) for b in self.blocks]
+
+    def examples(self, inputs: Tensor, gradients: Tensor) -> list[MapSample]:
+        """Returns inputs, with a 1 at their end where there is a bias, and gradients."""
+        inputs, gradients = self._positions(inputs, gradients)
+        ones = inputs.new_ones(*inputs.shape[:-1], 1)
+        if self.blocks and self.blocks[0].weight.dim() == 1:
+            return [MapSample(ones, gradients)]
+        return [MapSample(inputs if b.bias is None else torch.cat((inputs, ones), -1), gradients) for b in self.blocks]
 
 
 class Conv2dCurvature(LinearCurvature):
@@ -227,6 +244,20 @@ class RegressionCurvature(LayerCurvature):
                 found.append(kronecker_factors(a, b, sharing=sharing, bias=False))
         if self._bias is not None:
             found.append(bias_factors(g.reshape(batch, -1, *layer.out_shape).sum(1)))
+        return found
+
+    def examples(self, inputs: Tensor, gradients: Tensor) -> list[MapSample]:
+        """Returns the samples of every trained factor, then of the core, then of the bias."""
+        batch, layer = len(inputs), self._layer
+        x, g = inputs.reshape(-1, *layer.in_shape), gradients.reshape(-1, *layer.out_shape)
+        samples = self._samples(x, g) if self._trained else []
+        found = [MapSample(*(part.reshape(batch, -1, part.shape[-1]) for part in samples[k])) for k in self._trained]
+        if self._bias is not None:
+            # A matrix is the sum over its columns of column ⊗ unit vector.
+            rows, columns = _bias_matrix(self._bias.shape)
+            matrix = g.reshape(batch, -1, rows * columns).sum(1).view(batch, rows, columns)
+            units = torch.eye(columns, dtype=g.dtype, device=g.device).expand(batch, -1, -1)
+            found.append(MapSample(units, matrix.mT))
         return found
 
     def _samples(self, x: Tensor, g: Tensor) -> list[MapSample]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tensorrl.errors import InputError
 from tensorrl.optimizers.blocks import LayerCurvature
 from tensorrl.optimizers.curvature import KroneckerFactors
+from tensorrl.optimizers.eigenbasis import EigenStack
 from tensorrl.optimizers.flat import FlatBlocks
 from tensorrl.optimizers.soundness import Soundness
 
@@ -31,6 +32,7 @@ class BlockSet:
     def __init__(self, flats: Sequence[FlatBlocks], *, decoupled: bool = False) -> None:
         self._flats, self._decoupled = list(flats), decoupled
         self.stacks = [stack for flat in flats for stack in flat.stacks]
+        self.eigen_stacks = [stack for stack in self.stacks if isinstance(stack, EigenStack)]
         self._places = {block: (stack, k) for stack in self.stacks for k, block in enumerate(stack.blocks)}
 
     def factors(self) -> dict[str, KroneckerFactors]:
@@ -39,6 +41,19 @@ class BlockSet:
             block.name: block.of_axes(stack.row_factors[k], stack.column_factors[k])
             for block, (stack, k) in self._places.items()
         }
+
+    def sample(self, layer: LayerCurvature, inputs: Tensor, gradients: Tensor) -> None:
+        """Takes second moments of a layer's gradients in the blocks' eigenbases; see `LayerCurvature.examples`."""
+        for block, found in zip(layer.blocks, layer.examples(inputs, gradients), strict=True):
+            if block in self._places:
+                stack, k = self._places[block]
+                assert isinstance(stack, EigenStack)
+                stack.sample(k, found)
+
+    def forget_samples(self) -> None:
+        """Drops second moments of an observation that was not ended."""
+        for stack in self.eigen_stacks:
+            stack.forget_samples()
 
     def absorb(
         self, found: Mapping[LayerCurvature, Iterable[KroneckerFactors]], decay: float, soundness: Soundness, step: int
@@ -52,6 +67,8 @@ class BlockSet:
             if finite:
                 stack, k = self._places[block]
                 stack.update(k, factors, decay)
+                if isinstance(stack, EigenStack):
+                    stack.update_scalings(k, decay)
         return any(sound)
 
     def unseen(self) -> list[str]:

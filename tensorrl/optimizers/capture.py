@@ -47,10 +47,11 @@ class Capture:
         sharing: Sharing,
         batch_size: int | None,
         absorb: Callable[[dict[LayerCurvature, list[KroneckerFactors]]], None],
+        sample: Callable[[LayerCurvature, Tensor, Tensor], None] | None = None,
     ) -> None:
         self.active = active
         self._layers, self._fisher_loss, self._sharing, self._batch_size = layers, fisher_loss, sharing, batch_size
-        self._absorb = absorb
+        self._absorb, self._sample = absorb, sample
         self._handles: list[RemovableHandle] = []
         self._calls: list[tuple[LayerCurvature, _Call]] = []
         self._sums: dict[LayerCurvature, list[KroneckerFactors]] = {}
@@ -140,7 +141,10 @@ class Capture:
         # The loss is a mean over the batch: `batch` times its gradients are the examples' own. Rows beyond the batch
         # (calls repeated, a sequence folded into it) are positions that share the weight: G sums over them, so that
         # dividing by the rows below must be undone by their number per example.
-        return layer.factors(x.to(wide), g.to(wide) * math.sqrt(batch * rows), self._sharing)
+        x, g = x.to(wide), g.to(wide) * math.sqrt(batch * rows)
+        if self._sample is not None:
+            self._sample(layer, x, g)
+        return layer.factors(x, g, self._sharing)
 
     def _add(self, layer: LayerCurvature, factors: list[KroneckerFactors]) -> None:
         before = self._sums.get(layer)

@@ -70,11 +70,12 @@ def lay_out(
     groups: list[dict[str, Any]],
     *,
     graft: AdamLength | None = None,
+    eigenbasis: bool = False,
     dense: bool | None = None,
 ) -> tuple[list[FlatBlocks], list[nn.Parameter]]:
     """Lays out the blocks of the groups' parameters and lists the parameters that no block covers.
 
-    See `FlatBlocks` for `graft` and `dense`.
+    See `FlatBlocks` for `graft`, `eigenbasis` and `dense`.
 
     Raises:
         InputError: two blocks share a parameter, or one block's parameters are in different groups.
@@ -99,7 +100,7 @@ def lay_out(
         dtype = torch.promote_types(block.weight.dtype, torch.float32)
         by_place.setdefault((number, dtype, block.weight.device), []).append(block)
     flats = [
-        FlatBlocks(number, blocks, dtype, device, graft=graft, dense=dense)
+        FlatBlocks(number, blocks, dtype, device, graft=graft, eigenbasis=eigenbasis, dense=dense)
         for (number, dtype, device), blocks in _sorted_places(by_place)
     ]
     return flats, [p for p in group_of if p not in covered]

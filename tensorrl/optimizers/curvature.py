@@ -182,5 +182,12 @@ def _of_cholesky(lower: Tensor) -> Tensor:
     return torch.cholesky_solve(unit.expand_as(lower), lower)
 
 
+def eigenvalues(factors: Tensor) -> Tensor:
+    """Returns the eigenvalues (blocks, n) of symmetric positive semi-definite matrices (blocks, n, n), in float64."""
+    # In float32 LAPACK has returned NaN for sound matrices of low rank.
+    values: Tensor = torch.linalg.eigvalsh(factors.double())
+    return values.clamp_(min=0)
+
+
 def _floor(like: Tensor) -> float:
     return 10 * torch.finfo(like.dtype).eps

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
 
 from tensorrl.optimizers.stacks import BlockStack
 
 
 @torch.no_grad()
 def decided_directions(stacks: Iterable[BlockStack], damping: float, *, relative: bool) -> float:
-    """Returns Σ μ/(μ + λ) over the eigenvalues μ of all blocks' A ⊗ G: the directions that curvature decides.
+    """Returns Σ μ/(μ + λ) over the eigenvalues μ of all blocks' A ⊗ G (or second moments in the eigenbasis): the
+    directions that curvature decides.
 
     A direction counts 1 where its curvature is far above the damping, 0 where it is far below and the step is the
     gradient's, scaled. All eigenvalues at λ = 0 give the number of parameters.
@@ -24,16 +24,8 @@ def decided_directions(stacks: Iterable[BlockStack], damping: float, *, relative
     """
     total = torch.zeros((), dtype=torch.float64)
     for stack in stacks:
-        rows, columns = (_eigenvalues(factors) for factors in (stack.row_factors, stack.column_factors))
-        curvatures = rows[:, :, None] * columns[:, None, :]
+        curvatures = stack.curvatures()
         shift = damping * curvatures.mean((1, 2), keepdim=True) if relative else torch.full((), damping).to(curvatures)
         shares = curvatures / torch.where(curvatures + shift > 0, curvatures + shift, 1)
         total += shares.sum().to("cpu", torch.float64)
     return float(total)
-
-
-def _eigenvalues(factors: Tensor) -> Tensor:
-    """Eigenvalues (blocks, n) of symmetric positive semi-definite matrices (blocks, n, n)."""
-    # In float32 LAPACK has returned NaN for sound matrices of low rank.
-    values: Tensor = torch.linalg.eigvalsh(factors.double())
-    return values.clamp_(min=0)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tensorrl.errors import InputError
 from tensorrl.optimizers.blocks import Block
+from tensorrl.optimizers.eigenbasis import EigenStack
 from tensorrl.optimizers.grafting import AdamLength, AdamMoments
 from tensorrl.optimizers.stacks import BlockStack
 
@@ -37,6 +38,7 @@ class FlatBlocks:
         dtype: of the parameters.
         device: likewise.
         graft: gives steps Adam's length.
+        eigenbasis: whether blocks are preconditioned in their eigenbases.
         dense: whether what is exchanged with parameters lies as they do, and is sorted into matrices by one operator;
             by default on a GPU. There PyTorch takes a kernel for all tensors at once only if none has gaps, and the
             weight beside its bias in a matrix has.
@@ -50,6 +52,7 @@ class FlatBlocks:
         device: torch.device,
         *,
         graft: AdamLength | None = None,
+        eigenbasis: bool = False,
         dense: bool | None = None,
     ) -> None:
         self.group = group
@@ -78,7 +81,8 @@ class FlatBlocks:
                 flat[start:end].view(len(members), rows, columns) for flat in vectors
             )
             pair = (moments[0], moments[1]) if moments else None
-            self.stacks.append(BlockStack(members, gradients, steps, momenta, pair))
+            kind = EigenStack if eigenbasis else BlockStack
+            self.stacks.append(kind(members, gradients, steps, momenta, pair))
             for block, gradient, step in zip(members, gradients, steps, strict=True):
                 self._parameters += block.parameters
                 self._gradient_views += block.views(gradient)

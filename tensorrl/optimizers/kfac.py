@@ -16,6 +16,7 @@ from tensorrl.optimizers.capture import Capture
 from tensorrl.optimizers.coverage import Fallback, find_layers, lay_out, make_fallback, parameter_groups
 from tensorrl.optimizers.curvature import KroneckerFactors, Sharing
 from tensorrl.optimizers.damping import Damping, LevenbergMarquardt, damping_at
+from tensorrl.optimizers.eigenbasis import EigenRefresh
 from tensorrl.optimizers.feedback import Feedback
 from tensorrl.optimizers.grafting import AdamLength
 from tensorrl.optimizers.options import Fisher, Likelihood, Options, check_range
@@ -81,6 +82,8 @@ class KFAC(Feedback, SavedState):
         trust_region: KL divergence of the predictions before and after each step on its batch, in nats, momentum
             included, as far as `lr` allows; it needs `fit_step`. None for none.
         graft: the optimizer whose step lengths are used, block by block (Agarwal et al. 2020); None for K-FAC's own.
+        eigenbasis: keeps second moments in the eigenbasis of A ⊗ G in place of the products of eigenvalues (EKFAC,
+            George et al. 2018; see `tensorrl.optimizers.eigenbasis`). λ is then added to them as it is.
         momentum: in [0, 1). Default 0.9, that of the ACKTR authors' program.
         weight_decay: L2, added to gradients before preconditioning (η in Martens & Grosse 2015). Default 0.
         decoupled_weight_decay: shrinks θ by lr · weight_decay · θ beside the step instead (Loshchilov & Hutter 2019, as
@@ -116,6 +119,7 @@ class KFAC(Feedback, SavedState):
         kl_clip: float | None = 0.001,
         trust_region: float | None = None,
         graft: AdamLength | None = None,
+        eigenbasis: bool = False,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         decoupled_weight_decay: bool = False,
@@ -140,13 +144,16 @@ class KFAC(Feedback, SavedState):
             kl_clip=kl_clip,
             trust_region=trust_region,
             graft=graft,
+            eigenbasis=eigenbasis,
             fisher=fisher,
             likelihood=likelihood,
             sharing=sharing,
         )
         self._layers, reasons = find_layers(module)
         checked = parameter_groups(module, groups)
-        flats, uncovered = lay_out(module, self._layers.values(), checked, graft=graft, dense=capturable)
+        flats, uncovered = lay_out(
+            module, self._layers.values(), checked, graft=graft, eigenbasis=eigenbasis, dense=capturable
+        )
         self._fallback = make_fallback(module, uncovered, fallback, reasons)
         if not flats:
             raise InputError("module: none of its trained parameters has a curvature block, K-FAC has nothing to do")
@@ -158,7 +165,11 @@ class KFAC(Feedback, SavedState):
         self._sealed = True
         self._link_fallback()
         self._blocks = BlockSet(flats, decoupled=decoupled_weight_decay)
-        self._refresh = InverseRefresh(self._blocks.stacks, overlap, relative=relative_damping)
+        self._refresh = (
+            EigenRefresh(self._blocks.eigen_stacks, relative=relative_damping)
+            if eigenbasis
+            else InverseRefresh(self._blocks.stacks, overlap, relative=relative_damping)
+        )
         device = next(p.device for g in self.param_groups for p in g["params"])
         self._generator = torch.Generator(device).manual_seed(0) if generator is None else generator
         self._damping = damping_at(damping, 0, None)
@@ -199,6 +210,7 @@ class KFAC(Feedback, SavedState):
         self._check_open()
         if self._capture is not None:
             self._capture.release()
+            self._blocks.forget_samples()
         self._capture = Capture(
             self._layers,
             active=self.curvature_due,
@@ -208,6 +220,7 @@ class KFAC(Feedback, SavedState):
             sharing=self._options.sharing,
             batch_size=batch_size,
             absorb=self._absorb,
+            sample=self._blocks.sample if self._options.eigenbasis else None,
         )
         return self._capture
 
@@ -215,6 +228,8 @@ class KFAC(Feedback, SavedState):
     def _absorb(self, factors: dict[LayerCurvature, list[KroneckerFactors]]) -> None:
         decay = self._options.factor_decay
         self._observations += self._blocks.absorb(factors, decay, self._soundness, self._steps)
+        for stack in self._blocks.eigen_stacks:
+            stack.damp(self._damping, relative=self._options.relative_damping)
 
     def prepare(self) -> None:
         """Does what a step decides on the host: damping's schedule, refresh of inverses, the count of steps."""

@@ -20,6 +20,23 @@ def as_columns(samples: Tensor) -> Tensor:
     return samples.movedim(-1, 0).flatten(1)
 
 
+def between(left: Tensor, middle: Tensor, right: Tensor, out: Tensor) -> None:
+    """Writes `left[k] @ middle[k] @ right[k]ᵀ` into `out[k]` for every k.
+
+    Args:
+        left: (blocks, rows, rows).
+        middle: (blocks, rows, columns).
+        right: (blocks, columns, columns).
+        out: (blocks, rows, columns), not overlapping `middle`.
+    """
+    count, rows, columns = middle.shape
+    if suits_onednn(middle, rows * columns * max(rows, columns)):
+        for k in range(count):
+            out[k].copy_(times_transposed(times_transposed(left[k], middle[k].mT), right[k]))
+    else:
+        torch.bmm(torch.bmm(left, middle), right.mT, out=out)
+
+
 def sandwich(left: Tensor, middle: Tensor, right: Tensor, out: Tensor) -> None:
     """Writes `left[k] @ middle[k] @ right[k]` into `out[k]` for every k, `left` and `right` symmetric.
 

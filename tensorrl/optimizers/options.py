@@ -40,6 +40,7 @@ class Options:
     kl_clip: float | None
     trust_region: float | None
     graft: AdamLength | None
+    eigenbasis: bool
     fisher: Fisher
     likelihood: str | Likelihood
     sharing: Sharing
@@ -53,6 +54,8 @@ class Options:
             raise InputError(
                 f"overlap: {self.overlap}, must be from 0 to below inverse_interval={self.inverse_interval}"
             )
+        if self.eigenbasis and self.overlap:
+            raise InputError(f"overlap: {self.overlap}, must be 0 with eigenbasis, which is refreshed at once")
         if self.kl_clip is not None and not self.kl_clip > 0:
             raise InputError(f"kl_clip: {self.kl_clip}, must be above 0, or None")
         if self.trust_region is not None and not 0 < self.trust_region < math.inf:

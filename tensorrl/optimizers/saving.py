@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from tensorrl.errors import InputError
 from tensorrl.optimizers.blockset import BlockSet
+from tensorrl.optimizers.eigenbasis import EigenRefresh
 from tensorrl.optimizers.protocol import forget
 from tensorrl.optimizers.refresh import InverseRefresh
 from tensorrl.optimizers.trust import TrustRegion
@@ -21,7 +22,7 @@ class SavedState(Optimizer):
     """The part of `KFAC` that keeps its state from one process to the next."""
 
     _blocks: BlockSet
-    _refresh: InverseRefresh
+    _refresh: InverseRefresh | EigenRefresh
     _trust: TrustRegion | None
     _fallback: Optimizer | None
     _generator: torch.Generator

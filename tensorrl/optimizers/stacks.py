@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from tensorrl.optimizers.blocks import Block
-from tensorrl.optimizers.curvature import Factored, KroneckerFactors, damping_split, factored, relative_shifts
+from tensorrl.optimizers.curvature import (
+    Factored,
+    KroneckerFactors,
+    damping_split,
+    eigenvalues,
+    factored,
+    relative_shifts,
+)
 from tensorrl.optimizers.kronecker import sandwich
 
 Inverses = tuple[Tensor, Tensor]
@@ -98,6 +105,11 @@ class BlockStack:
         images = torch.empty_like(directions)
         sandwich(self.row_factors, directions, self.column_factors, images)
         return torch.dot(directions.flatten(), images.flatten())
+
+    def curvatures(self) -> Tensor:
+        """Returns the eigenvalues of every A ⊗ G, (blocks, rows, columns), in float64."""
+        rows, columns = (eigenvalues(factors) for factors in (self.row_factors, self.column_factors))
+        return rows[:, :, None] * columns[:, None, :]
 
     def restart(self, index: int) -> None:
         """Begins one block's state anew, in place: it stays put until it is observed."""

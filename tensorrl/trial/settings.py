@@ -76,6 +76,7 @@ class Settings(BaseModel):
         None, ge=1e-12, le=1e3, description="KL divergence of an update on its batch, in nats; takes kfac_clip's place"
     )
     kfac_graft: bool = Field(False, description="K-FAC's direction with Adam's length; takes kfac_clip's place")
+    kfac_eigenbasis: bool = Field(False, description="second moments in the factors' eigenbasis (EKFAC)")
     kfac_momentum: float = Field(0.9, ge=0, lt=1, description="of K-FAC's steps")
     weight_decay: float = Field(0.0, ge=0, le=100, description="λ of Adam and K-FAC: λ·θ is added to gradients (L2)")
     decoupled_weight_decay: bool = Field(

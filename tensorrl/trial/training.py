@@ -210,6 +210,7 @@ def make_optimizer(
             kl_clip=settings.kfac_clip,
             trust_region=settings.kfac_trust_region,
             graft=_graft(settings) if settings.kfac_graft else None,
+            eigenbasis=settings.kfac_eigenbasis,
             momentum=settings.kfac_momentum,
             **decay,
             likelihood=network.head.likelihood,

@@ -50,7 +50,7 @@ HELD_BACK = {"weight_decay": 0.01, "decoupled_weight_decay": True, "reset_interv
     [
         *((variant, {}) for variant in EVERY_KIND),
         ("rainbow", HELD_BACK),
-        ("kfac-trl-10x", {**HELD_BACK, "kfac_graft": True}),
+        ("kfac-trl-10x", {**HELD_BACK, "kfac_graft": True, "kfac_eigenbasis": True}),
     ],
 )
 def test_recorded_steps_end_at_the_bits_of_steps_that_are_not_recorded(variant, settings):

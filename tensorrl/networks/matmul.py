@@ -38,6 +38,24 @@ def times_transposed(left: Tensor, right: Tensor, bias: Tensor | None = None) ->
     return left @ right.mT if bias is None else torch.addmm(bias, left, right.mT)
 
 
+def packed(right: Tensor, rows: int) -> Tensor | None:
+    """Lays a right operand (n, k) out as oneDNN multiplies by it, for many products with left operands (rows, k).
+
+    Returns:
+        What `times_packed` takes; None where `times_transposed` would not use oneDNN.
+    """
+    if not suits_onednn(right, rows * right.numel()):
+        return None
+    found: Tensor = torch.ops.mkldnn._reorder_linear_weight(_dense(right), rows)
+    return found
+
+
+def times_packed(left: Tensor, right: Tensor) -> Tensor:
+    """Returns `times_transposed` of a left operand (m, k) and one that is `packed`, to the bit."""
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(_dense(left), right, None, "none", [], "")
+    return product
+
+
 def _dense(matrix: Tensor) -> Tensor:
     # With gaps between rows oneDNN takes a reference loop, hundreds of times as slow.
     return matrix if matrix.is_contiguous() or matrix.mT.is_contiguous() else matrix.contiguous()

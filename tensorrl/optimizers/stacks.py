@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from tensorrl.networks.matmul import packed
 from tensorrl.optimizers.blocks import Block
 from tensorrl.optimizers.curvature import (
     Factored,
@@ -54,6 +55,7 @@ class BlockStack:
         self.row_inverses = torch.zeros_like(self.row_factors)
         self.column_inverses = torch.zeros_like(self.column_factors)
         self.updates = [0] * count
+        self._packed: list[Tensor | None] = [None] * count
 
     def update(self, index: int, factors: KroneckerFactors, decay: float) -> None:
         """Moves one block's averages; the k-th observation weighs at least 1/k, so that none starts from nothing."""
@@ -88,6 +90,12 @@ class BlockStack:
         """Puts inverses in use, in place."""
         self.row_inverses.copy_(inverses[0])
         self.column_inverses.copy_(inverses[1])
+        for index in range(len(self.blocks)):
+            self._pack(index)
+
+    def _pack(self, index: int) -> None:
+        """Prepares the products of all steps until the next change of a block's inverses."""
+        self._packed[index] = packed(self.column_inverses[index], self.gradients.shape[1])
 
     def snapshot(self) -> BlockStack:
         """Returns a stack with copies of the factors only, for work on another thread."""
@@ -98,7 +106,7 @@ class BlockStack:
 
     def precondition(self) -> None:
         """Writes F⁻¹ · gradients into `steps`."""
-        sandwich(self.row_inverses, self.gradients, self.column_inverses, self.steps)
+        sandwich(self.row_inverses, self.gradients, self.column_inverses, self.steps, packed=self._packed)
 
     def curvature_along(self, directions: Tensor) -> Tensor:
         """Returns Σ over blocks of vᵀ (A ⊗ G) v, undamped, for directions (blocks, rows, columns)."""
@@ -116,6 +124,7 @@ class BlockStack:
         for tensor in self._saved(index).values():
             tensor.zero_()
         self.updates[index] = 0
+        self._pack(index)
 
     def state_of(self, index: int) -> dict[str, Tensor | int]:
         """Returns copies of all of one block's state."""
@@ -126,6 +135,7 @@ class BlockStack:
         for key, mine in self._saved(index).items():
             mine.copy_(torch.as_tensor(state[key]))
         self.updates[index] = int(state["updates"])
+        self._pack(index)
 
     def _saved(self, index: int) -> dict[str, Tensor]:
         names = ("row_factors", "column_factors", "row_inverses", "column_inverses", "momenta")

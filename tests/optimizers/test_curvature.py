@@ -8,7 +8,7 @@ from kfac_steps import kron_solve, observe, parameters_of, plain, step
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tensorrl.networks.matmul import times_transposed
+from tensorrl.networks.matmul import packed, suits_onednn, times_transposed
 from tensorrl.optimizers.curvature import bias_factors, damped_inverse, damping_split, kronecker_factors
 from tensorrl.optimizers.kronecker import gram, sandwich
 
@@ -226,6 +226,11 @@ def test_products_equal_plain_ones_on_either_kernel(shape: tuple[int, int, int])
     sandwich(rows, middle, columns, out)
     expected = torch.einsum("bij,bjk,bkl->bil", rows.double(), middle.double(), columns.double())
     torch.testing.assert_close(out.double(), expected, rtol=1e-4, atol=1e-2)
+    ready = [packed(matrix, m) for matrix in columns]
+    again = torch.empty_like(out)
+    sandwich(rows, middle, columns, again, packed=ready)
+    assert torch.equal(out, again)
+    assert [part is not None for part in ready] == [suits_onednn(columns, m * n * n)] * 2
 
 
 def test_reduce_of_one_position_is_expand() -> None:

@@ -98,6 +98,14 @@ def test_resets_draw_the_last_layers_anew_and_a_trial_resumes_across_one_to_the_
         training.close()
 
 
+class _Seen(Exception):
+    pass
+
+
+def _stop(action: int, values: Any) -> None:
+    raise _Seen(str(action))
+
+
 def test_an_average_of_the_network_acts_and_is_played_while_the_network_learns_as_without_one(tmp_path: Path) -> None:
     spec = make_spec(game="pong", variant="trl-5x", seed=5, steps=60, overrides={"average_decay": 0.75})
     training = build_training(spec, CPU)
@@ -125,6 +133,8 @@ def test_an_average_of_the_network_acts_and_is_played_while_the_network_learns_a
     )
     assert int(lookahead.action) == agent.act(training.replay, 0.0) == 2
     assert lookahead.choices.tolist() == [4] * 8
+    with pytest.raises(_Seen, match=r"^2$"):
+        training.evaluate(1, seed=0, watch=_stop)
     saved = checkpoints.save(training, tmp_path / "run", {"network": agent.network.spec.model_dump(mode="json")})
     checkpoints.export_network(saved, tmp_path / "exported")
     for path in (saved, tmp_path / "exported"):

@@ -221,6 +221,7 @@ def contestants(options: argparse.Namespace) -> dict[str, Callable[[], None]]:
     found |= {f"{variant}, K-FAC": ours(variant, options) for variant in VARIANTS}
     grafted = {"lr": 1e-4, "graft": AdamLength(epsilon=1.5e-4), "relative_damping": True}
     found["trl-5x, K-FAC grafted"] = ours("trl-5x", options, **grafted)
+    found["trl-5x, K-FAC in the eigenbasis"] = ours("trl-5x", options, eigenbasis=True)
     found["trl-5x, K-FAC in a trust region"] = ours("trl-5x", options, lr=1.0, trust_region=1e-3)
     if not options.no_peers:
         found["denoised, curvlinops"] = curvlinops("denoised", options)

@@ -51,7 +51,7 @@ class BlockSet:
                 stack.sample(k, found)
 
     def forget_samples(self) -> None:
-        """Drops second moments of an observation that was not ended."""
+        """Drops second moments that were not taken in: of an observation that was not ended or not finite."""
         for stack in self.eigen_stacks:
             stack.forget_samples()
 
@@ -69,6 +69,7 @@ class BlockSet:
                 stack.update(k, factors, decay)
                 if isinstance(stack, EigenStack):
                     stack.update_scalings(k, decay)
+        self.forget_samples()
         return any(sound)
 
     def unseen(self) -> list[str]:

@@ -55,7 +55,9 @@ class EigenStack(BlockStack):
         sampled = self._sampled.pop(index, [])
         if sampled:
             weight = 1 - min(1 - 1 / self.updates[index], decay)
-            self.scalings[index].lerp_(torch.stack(sampled).mean(0), weight)
+            mine, found = self.scalings[index], torch.stack(sampled).mean(0)
+            # Squares of squares: they may overflow where the factors do not.
+            mine.lerp_(torch.where(found.isfinite().all(), found, mine), weight)
 
     def damp(self, damping: float, *, relative: bool) -> None:
         """Makes the reciprocals anew.

@@ -61,7 +61,7 @@ class SavedState(Optimizer):
         self._link_fallback()
         # States written before grafting existed have no counts.
         self._blocks.set_counts(own.get("graft_counts", []))
-        if self._trust is not None:
+        if self._trust is not None and "trust_region" in own:
             self._trust.set_state(own["trust_region"])
         self._steps, self._observations = int(own["steps"]), int(own["observations"])
         self._refreshed_after, self._damping = int(own["refreshed_after"]), float(own["damping"])

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from tensorrl.errors import InputError
 from tensorrl.networks.matmul import packed
 from tensorrl.optimizers.blocks import Block
 from tensorrl.optimizers.curvature import (
@@ -131,7 +132,14 @@ class BlockStack:
         return {**{key: tensor.clone() for key, tensor in self._saved(index).items()}, "updates": self.updates[index]}
 
     def set_state_of(self, index: int, state: dict[str, Tensor | int]) -> None:
-        """Puts one block's state back, in place."""
+        """Puts one block's state back, in place.
+
+        Raises:
+            InputError: the state lacks a part, as that of an optimizer with other options.
+        """
+        lacking = sorted(self._saved(index).keys() - state.keys())
+        if lacking:
+            raise InputError(f"state_dict: {self.blocks[index].name} has no {lacking[0]}, it is of other options")
         for key, mine in self._saved(index).items():
             mine.copy_(torch.as_tensor(state[key]))
         self.updates[index] = int(state["updates"])

@@ -166,6 +166,8 @@ def test_what_it_cannot_do_is_one_line() -> None:
         KFAC(nn.Linear(2, 2), lr=0.1, eigenbasis=True, overlap=1)
     layer = nn.Linear(2, 2)
     optimizer = KFAC(layer, lr=0.1, eigenbasis=True)
+    with pytest.raises(InputError, match="state_dict: module has no reciprocals, it is of other options"):
+        optimizer.load_state_dict(KFAC(layer, lr=0.1).state_dict())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LinearCurvature, "examples", LayerCurvature.examples)
         with pytest.raises(InputError, match="eigenbasis needs the method `examples` of LinearCurvature"):

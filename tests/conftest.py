@@ -23,6 +23,8 @@ for _variable in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_I
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+# Ray gives its workers nice 15: beside other programs on a machine their tests would wait for minutes.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 # Shared machines stall for seconds: a deadline per example would fail by chance. CI draws the same examples each time.
 settings.register_profile("tensorrl", deadline=None, derandomize="CI" in os.environ)

@@ -6,21 +6,13 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-import ray
 
 from tensorrl.networks.regression import TensorRegression
 from tensorrl.optimizers.kfac import KFAC
 
 FOLDER = Path(__file__).parents[2] / "docs" / "examples"
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_ray():
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_ray")]
 
 
 def load(name):

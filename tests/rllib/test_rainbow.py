@@ -9,16 +9,9 @@ from tensorrl.rllib import AtariEnvRunner, Rainbow, RainbowConfig
 from tensorrl.trial.run import TrialSpec, build_training
 from tensorrl.trial.training import parameters_sha256
 
+pytestmark = pytest.mark.usefixtures("one_ray")
+
 QUICK = {"learning_starts": 100, "epsilon_decay": 50}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_ray():
-    import ray
-
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 def config(variant="denoised", game="road_runner", **training):

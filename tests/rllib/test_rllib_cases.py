@@ -32,7 +32,6 @@ from collections import Counter
 from typing import ClassVar
 
 import pytest
-import ray
 import torch
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
@@ -43,14 +42,7 @@ from tensorrl.errors import InputError
 from tensorrl.rllib import Rainbow, RainbowConfig
 from tensorrl.trial.training import parameters_sha256
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_ray():
-    ray.init("local", num_cpus=3, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_ray")]
 
 
 def quick(game="road_runner", variant="denoised", **settings):

@@ -6,20 +6,12 @@ import math
 
 import numpy as np
 import pytest
-import ray
 import torch
 from test_rllib_cases import quick
 
 from tensorrl.rllib import RainbowConfig
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_ray():
-    ray.init("local", num_cpus=3, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_ray")]
 
 
 @pytest.mark.parametrize("remote", [0, 1])

@@ -101,7 +101,7 @@ def test_an_interrupted_sweep_lets_its_trials_leave_in_order_and_says_so(
     driver.send_signal(signal.SIGTERM)
     _, said = driver.communicate(timeout=120)
     assert driver.returncode == 130
-    assert "running trials write checkpoints; interrupt again to leave at once" in said
+    assert "2 trials write checkpoints; interrupt again to leave at once" in said
     ran, left = {name for name, *_ in begun(out)}, set((out / "left.txt").read_text().split())
     assert ran <= left
     assert sweep_status(out, "tiny").driver == "stopped"

@@ -94,7 +94,7 @@ def test_settings_say_what_is_allowed():
         (["train", "--game", "pong", "--set", "v_max=1e-320", "--out", "x"], ["v_max", "0.001"]),
         (["train", "--game", "pong", "--set", "batch_size=100000", "--out", "x"], ["batch_size=100000", "2,048"]),
         (["train", "--game", "pong", "--set", "hidden=" + "[" * 3000, "--out", "x"], ["--set 'hidden=[[[", "nested"]),
-        (["train", "--game", "pong", "--seed", "-1", "--out", "x"], ["--seed -1", "2,147,483,648"]),
+        (["train", "--game", "pong", "--seed", "-1", "--out", "x"], ["--seed -1", "2,147,483,647"]),
         (["train", "--game", "pnog", "--out", "x"], ["unknown game 'pnog'", "'pong'"]),
         (["train", "--game", "pong", "--variant", "rainbo", "--out", "x"], ["rainbo", "'rainbow'"]),
         (["train", "--game", "pong", "--steps", "0", "--out", "x"], ["--steps 0"]),

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The steps of the image. Each is run by the Dockerfile, and by the tests without an engine, from the source's root.
 #
-#   install.sh dependencies VENV    a virtual environment with what TensorRL and its servers need, each file by its hash
+#   install.sh dependencies VENV    a virtual environment with what TensorRL needs, each file by its hash
 #   install.sh wheel DIST           TensorRL's wheel
 #   install.sh project VENV DIST    that wheel into that environment
 set -euo pipefail

@@ -2,7 +2,7 @@
 # Writes the image's locks from pyproject.toml and constraints.txt, every file that a version has by its SHA-256; run it in
 # the source's root after either changed (`make lock`).
 #
-#   docker/requirements.lock    what TensorRL and its servers need, for Linux on any processor, Python 3.11 and newer
+#   docker/requirements.lock    what TensorRL needs, with its servers and ONNX, for Linux on any processor, Python 3.11 and newer
 #   docker/build.lock           what builds TensorRL's wheel
 #
 # It asks the package index that pip's and uv's configuration name. No lock names one.
@@ -22,5 +22,5 @@ lock() {
     rm -f "$draft"
 }
 
-lock docker/requirements.lock server
+lock docker/requirements.lock server onnx
 lock docker/build.lock build

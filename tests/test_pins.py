@@ -16,7 +16,8 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-IMAGE = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["server"]]
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+IMAGE = [*PROJECT["project"]["dependencies"], *EXTRAS["server"], *EXTRAS["onnx"]]
 EVERYTHING = [
     *PROJECT["build-system"]["requires"],
     *PROJECT["project"]["dependencies"],

@@ -57,10 +57,12 @@ def source(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def test_the_requirements_of_the_image_are_the_projects_and_its_servers() -> None:
+def test_the_requirements_of_the_image_are_the_projects_with_its_servers_and_onnx() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    said = _run(sys.executable, DOCKER / "requirements.py", "pyproject.toml", "server").stdout.splitlines()
-    assert said == project["project"]["dependencies"] + project["project"]["optional-dependencies"]["server"]
+    extras = project["project"]["optional-dependencies"]
+    said = _run(sys.executable, DOCKER / "requirements.py", "pyproject.toml", "server", "onnx").stdout.splitlines()
+    assert said == project["project"]["dependencies"] + extras["server"] + extras["onnx"]
+    assert "lock docker/requirements.lock server onnx\n" in (DOCKER / "lock.sh").read_text()
     assert (
         _run(sys.executable, DOCKER / "requirements.py", "pyproject.toml", "build").stdout.splitlines()
         == (project["build-system"]["requires"])
@@ -140,6 +142,7 @@ def test_the_steps_make_an_environment_that_runs(source: Path) -> None:
         (["mlflow", "--version"], f"version {pin('mlflow')}"),
         (["python", "-c", "import torch; print(torch.__version__)"], pin("torch")),
         (["python", "-c", "import boto3, flask_wtf, googleapiclient, psycopg2; print('servers')"], "servers"),
+        (["python", "-c", "import onnx, onnxruntime; print('models')"], "models"),
         (["tensorrl", "games", "--json"], '"pong"'),
     ):
         ran = _run(*user, source / "docker/entrypoint.sh", *command, cwd=home, PATH=path, HOME=str(home), timeout=600.0)
@@ -155,3 +158,5 @@ def test_the_steps_make_an_environment_that_runs(source: Path) -> None:
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert len(list((home / "store").glob("pong-denoised-seed0-*/result.json"))) == 1
     assert (home / "store/mlflow.db").is_file()
+    # The trial's policy is there as a model.
+    assert len(list((home / "store").glob("**/MLmodel"))) == 1

@@ -13,6 +13,7 @@ that `tensorrl` links to, in Chromium.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -34,6 +35,8 @@ from tensorrl.trial.settings import Settings
 
 def main() -> None:
     options = parse()
+    # So that servers, browsers and folders are cleared away.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if options.picture == "mlflow":
         mlflow_view(options.out)
         print(f"{options.out}: {options.out.stat().st_size / 1000:.0f} kB")

@@ -30,6 +30,23 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def started(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+    """Starts a command in a process group of its own, which is killed when this process ends, however it ends.
+
+    A shell leads the group. It reads a pipe from this process, which the system closes.
+
+    Args:
+        command: the program and its arguments.
+        options: of `subprocess.Popen`, but not `stdin`.
+
+    Returns:
+        The shell. It ends when the command ends.
+    """
+    guard = '("$@"; kill -KILL 0) & read -r _; kill -KILL 0'
+    words = ["sh", "-c", guard, "sh", *command]
+    return subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True, **options)
+
+
 @contextmanager
 def mlflow_server(port: int, folder: Path, backend: str | None = None, password: str | None = None) -> Iterator[None]:
     """An MLflow server, on an SQLite file in `folder` where no other backend is given; killed at the end.
@@ -47,7 +64,7 @@ def mlflow_server(port: int, folder: Path, backend: str | None = None, password:
         command += ["--app-name", "basic-auth"]
         env |= {"MLFLOW_AUTH_ADMIN_PASSWORD": password, "MLFLOW_FLASK_SERVER_SECRET_KEY": "of-a-test"}
     with (folder / "server.log").open("ab") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, cwd=folder, env=env)
+        process = started(command, stdout=log, stderr=log, cwd=folder, env=env)
     try:
         import requests
 

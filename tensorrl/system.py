@@ -96,7 +96,7 @@ def use_threads(threads: int | None) -> int:
     """
     if threads is not None:
         if threads < 1:
-            raise InputError(f"threads {threads}: at least 1")
+            raise InputError(f"threads {threads} (allowed: at least 1)")
         torch.set_num_threads(threads)
     return torch.get_num_threads()
 

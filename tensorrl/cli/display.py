@@ -45,7 +45,7 @@ class StatusDisplay:
 def _status_lines(status: SweepStatus) -> list[str]:
     drivers = {
         "running": f"run by {status.where}",
-        "waiting": f"waited for by {status.where}",
+        "waiting": f"another driver runs it, and {status.where} waits for that to end",
         "stopped": "stopped; run the same command again to continue",
         "ended": "its driver ended",
         "gone": f"its driver is gone ({status.where}); run the same command again to continue",
@@ -99,10 +99,10 @@ def print_estimate(found: Mapping[str, Any]) -> None:
         )
     print(
         f"each trial: {found['memory_per_trial'] / gib:.2f} GiB of memory"
-        + (f", {found['gpu_memory_per_trial'] / gib:.2f} GiB of a GPU's" if found["gpu_memory_per_trial"] else "")
-        + f"; all: {found['disk'] / gib:.2f} GiB of disk"
+        + (f", {found['gpu_memory_per_trial'] / gib:.2f} GiB of GPU memory" if found["gpu_memory_per_trial"] else "")
+        + f"; the whole sweep: {found['disk'] / gib:.2f} GiB of disk"
     )
     if found["hours"] is None:
-        print("time: cannot be estimated" + ("" if found["at_once"] else " (no machine can run trials yet)"))
+        print("time: not known" + ("" if found["at_once"] else " (no machine can run trials yet)"))
     else:
         print(f"time: about {duration(found['hours'] * 3600)} with {found['at_once']} at once")

@@ -140,4 +140,4 @@ def _print_counts(rows: list[dict[str, Any]]) -> None:
             for row in rows
         ]
     )
-    print("ranks: name one --game and one --variant, or --json")
+    print("For the ranks, name one --game and one --variant, or use --json.")

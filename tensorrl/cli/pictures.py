@@ -19,9 +19,9 @@ def register(app: typer.Typer) -> None:
 
 
 def curves_command(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
-    out: Annotated[Path, typer.Option(help="FILE.png or FILE.svg.")],
-    window: Annotated[int, typer.Option(min=1, max=100_000, help="Reports averaged.")] = 10,
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],
+    out: Annotated[Path, typer.Option(help="Draw the curves to FILE.png or FILE.svg.")],
+    window: Annotated[int, typer.Option(min=1, max=100_000, help="Number of reports that each point averages.")] = 10,
 ) -> None:
     """Draw learning curves: returns of training and evaluation games over agent steps."""
     from tensorrl.analysis.curves import draw
@@ -31,7 +31,7 @@ def curves_command(
 
 
 def compare_command(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of two or more runs.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of two or more runs.")],
     out: Annotated[Path | None, typer.Option(help="Draw their learning curves to FILE.png or FILE.svg.")] = None,
     window: Annotated[int, typer.Option(min=1, max=100_000, help="Number of reports that each point averages.")] = 10,
     as_json: Json = False,
@@ -47,21 +47,23 @@ def compare_command(
         return
     from tensorrl.cli.tables import print_table
 
-    print_table(found.table(found.differing), title="what differs")
-    print_table(found.table(found.figures), title="what came out")
+    print_table(found.table(found.differing), title="differences")
+    print_table(found.table(found.figures), title="results")
     if out is not None:
         print(f"curves: {out}")
 
 
 def spectrum_command(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs; runs of the same variant are pooled.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Folders of runs; runs of the same variant are pooled.")
+    ],
     out: Annotated[Path, typer.Option(help="Write the histograms to FILE.png or FILE.svg.")],
     unfolding: Annotated[
         str, typer.Option(help="matrix (outputs × inputs), or mode_0, mode_1, … of the inputs.")
     ] = "matrix",
     as_json: Json = False,
 ) -> None:
-    """Draw the singular values of the value stream's hidden layer over training, and the rank that keeps energy."""
+    """Draw the singular values of the value stream's hidden layer over training, and the ranks that keep energy."""
     from tensorrl.analysis import pooled_spectra, spectrum_figure
     from tensorrl.trial.spectra import ENERGIES
 
@@ -89,11 +91,13 @@ def spectrum_command(
 
 def scattering_command(
     game: Game,
-    out: Annotated[Path, typer.Option(help="FILE.png, or another format that Matplotlib writes.")],
+    out: Annotated[Path, typer.Option(help="Draw to FILE.png, or to another format that Matplotlib writes.")],
     scale: Annotated[int, typer.Option("--J", min=1, max=6, help="Scale of the transform: 2^J pixels.")] = 2,
-    orientations: Annotated[int, typer.Option("--L", min=1, max=16, help="Orientations.")] = 4,
+    orientations: Annotated[int, typer.Option("--L", min=1, max=16, help="Number of orientations.")] = 4,
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the game.")] = 0,
-    steps: Annotated[int, typer.Option(min=0, max=100_000, help="Random agent steps before the frame.")] = 100,
+    steps: Annotated[
+        int, typer.Option(min=0, max=100_000, help="Number of random agent steps before the frame.")
+    ] = 100,
 ) -> None:
     """Draw a frame and its scattering coefficients: the input of an agent with a scattering stem."""
     from tensorrl.analysis.scattering_figure import draw_game

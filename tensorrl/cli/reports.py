@@ -33,7 +33,7 @@ def report_command(
     store: Store = None,
     as_json: Json = False,
 ) -> None:
-    """Write a sweep's report: tables, figures and one HTML page, with intervals and a list of what is missing."""
+    """Write a sweep's report: tables, figures and one HTML page, with intervals, and a list of missing cells."""
     from tensorrl.analysis import report
     from tensorrl.sweeps import store_path
     from tensorrl.sweeps.store.report import sweep_record, write_report
@@ -59,7 +59,7 @@ def sync_command(
     tracking_uri: Uri = None,
     as_json: Json = False,
 ) -> None:
-    """Send every run in a folder to MLflow, as far as MLflow lacks it. Safe to repeat and to interrupt."""
+    """Send every run in a folder to MLflow, where MLflow lacks it. It may be repeated and interrupted."""
     from tensorrl.cli.next_steps import after_sync
     from tensorrl.tracking import find_link, recorded_at, sync_directory
 
@@ -91,7 +91,9 @@ def sync_command(
 
 def diagnose_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder; its newest checkpoint is used.")],
-    updates: Annotated[int, typer.Option(help="Updates to make and measure; the run itself does not change.")] = 100,
+    updates: Annotated[
+        int, typer.Option(help="Number of updates to make and measure; the run itself does not change.")
+    ] = 100,
     threads: Annotated[int | None, typer.Option(help="CPU threads (default: PyTorch's choice).")] = None,
     as_json: Json = False,
 ) -> None:

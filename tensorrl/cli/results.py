@@ -58,5 +58,5 @@ def _tell(outcome: Outcome, out: Path, *, as_json: bool) -> None:
             }
         )
         return
-    rest = f"; {outcome.left_out} without a result are left out" if outcome.left_out else ""
+    rest = f"; {outcome.left_out} cells without a result left out" if outcome.left_out else ""
     print(f"{out}: {len(outcome.new)} new cells, {len(outcome.same)} already there{rest}")

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from tensorrl.sweeps import CellStatus, SweepStatus
 
 Out = Annotated[
-    Path | None, typer.Option("--out", help="The store, a folder of cells (default: TENSORRL_STORE, or runs).")
+    Path | None,
+    typer.Option("--out", "--store", help="The store, a folder of cells (default: TENSORRL_STORE, or runs)."),
 ]
 Only = Annotated[
     str | None,
@@ -129,8 +130,10 @@ def _check(spec: Any, store: Path, *, only: str | None, address: str | None, rem
 
 def submit_command(
     file: SweepFile,
-    address: Annotated[str, typer.Option(help="The cluster's dashboard, http://HOST:8265.")],
-    out: Annotated[str | None, typer.Option("--out", help="The store, a path on every machine of the cluster.")] = None,
+    address: Annotated[str, typer.Option(help="The address of the cluster's dashboard, http://HOST:8265.")],
+    out: Annotated[
+        str | None, typer.Option("--out", "--store", help="The store, a path on every machine of the cluster.")
+    ] = None,
     only: Only = None,
     max_concurrent: MaxConcurrent = None,
     remote: Remote = None,
@@ -161,7 +164,9 @@ def submit_command(
             )
     running = cluster.running(spec.name, out) if out else None
     if running:
-        raise InputError(f"job {running} runs {spec.name} in {out} already (allowed: once it has ended or was stopped)")
+        raise InputError(
+            f"job {running} already runs {spec.name} in {out}; wait until it ends, or stop it, then submit again"
+        )
     options = ["--only", only] if only else []
     options += ["--max-concurrent", str(max_concurrent)] if max_concurrent else []
     options += ["--remote", remote] if remote else []
@@ -218,7 +223,7 @@ def status_command(
 def pull_command(
     uri: Annotated[str, typer.Argument(metavar="URI", help="The --remote of a sweep.")],
     out: Out = None,
-    checkpoints: Annotated[bool, typer.Option("--checkpoints", help="Copy trained networks, too.")] = False,
+    checkpoints: Annotated[bool, typer.Option("--checkpoints", help="Copy the trained networks too.")] = False,
     as_json: Json = False,
 ) -> None:
     """Copy a remote's cells and sweeps into a local store, for status, report, sync and evaluate."""

@@ -21,10 +21,10 @@ def register(app: typer.Typer) -> None:
 
 def train_command(
     game: Game,
-    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    out: Annotated[Path, typer.Option(help="The folder of the run.")],
     variant: Variant = "rainbow",
-    seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 0,
-    steps: Annotated[int, typer.Option(help="Agent steps (4 frames each).")] = 100_000,
+    seed: Annotated[int, typer.Option(help="The seed of all random numbers.")] = 0,
+    steps: Annotated[int, typer.Option(help="Length in agent steps (of 4 frames each).")] = 100_000,
     checkpoint_every: Annotated[int | None, typer.Option(help="Agent steps between checkpoints.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder.")] = False,
     tensorboard: Annotated[
@@ -101,14 +101,16 @@ def train_command(
 
 
 def evaluate_command(
-    checkpoint: Annotated[Path, typer.Argument(help="A run's folder, or one checkpoint in it.")],
-    episodes: Annotated[int, typer.Option(min=1, max=10_000, help="Full games to play.")] = 10,
-    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of no-ops and random actions.")] = 0,
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="RUN|CHECKPOINT", help="A run's folder, or one checkpoint in it.")
+    ],
+    episodes: Annotated[int, typer.Option(min=1, max=10_000, help="Number of whole games to play.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="The seed of the games and of random actions.")] = 0,
     video: Annotated[Path | None, typer.Option(help="Film the first game in FILE.mp4 or FILE.gif.")] = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Play full games with a trained agent, without noise and with unclipped rewards."""
+    """Play whole games with a trained agent, without noise and with unclipped rewards."""
     from tensorrl.cli.progress import GamesDisplay
     from tensorrl.trial.playback import evaluate_checkpoint
 
@@ -133,9 +135,9 @@ def evaluate_command(
 
 def export_policy_command(
     run: Annotated[Path, typer.Argument(metavar="RUN|CHECKPOINT", help="A run's folder, or one checkpoint in it.")],
-    out: Annotated[Path, typer.Option(help="FILE.onnx.")],
+    out: Annotated[Path, typer.Option(help="Write the policy to FILE.onnx.")],
     mlflow_model: Annotated[
-        Path | None, typer.Option(help="A new folder: the same as an MLflow model, for `mlflow.pyfunc.load_model`.")
+        Path | None, typer.Option(help="Also save an MLflow model, for `mlflow.pyfunc.load_model`, in this new folder.")
     ] = None,
     as_json: Json = False,
 ) -> None:

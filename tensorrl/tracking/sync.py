@@ -48,11 +48,11 @@ def sync_directory(
         InputError: `directory` is not a folder, or contains no trial.
     """
     if not directory.is_dir():
-        raise InputError(f"{directory}: no such folder (allowed: a trial's folder, or one above trials' folders)")
+        raise InputError(f"{directory}: no such folder (allowed: a trial's folder, or a folder that contains trials)")
     found = list(find_trials(directory.absolute()))
     if not found:
         raise InputError(
-            f"{directory}: contains no run of tensorrl (allowed: a trial's folder, or one above trials' folders)"
+            f"{directory}: contains no run of tensorrl (allowed: a trial's folder, or a folder that contains trials)"
         )
     return _sync_all(
         (folder, connection.tracking_uri_for(folder, tracking_uri), experiment or recall_experiment(folder))

@@ -60,10 +60,16 @@ class Allowed:
         elif self.kind == "text":
             said = f"text of {_number(self.minimum or 0)} to {_number(self.maximum)} characters"
         else:
-            low = f"{'above' if self.open_below else 'from'} {_number(self.minimum or 0)}"
-            high = f"{'and below' if self.open_above else 'to'} {_number(self.maximum)}"
-            said = f"a {self.kind} {low} {high}"
+            said = f"a {self.kind} {self._range(self.minimum or 0, self.maximum)}"
         return f"{said}; or null" if self.optional else said
+
+    def _range(self, least: float, most: float) -> str:
+        if self.kind == "whole number":
+            return f"from {_number(least + self.open_below)} to {_number(most - self.open_above)}"
+        if not self.open_below and not self.open_above:
+            return f"from {_number(least)} to {_number(most)}"
+        low, high = "above" if self.open_below else "of at least", "below" if self.open_above else "at most"
+        return f"{low} {_number(least)} and {high} {_number(most)}"
 
     def description(self) -> dict[str, Any]:
         """For machines: `allowed` in words, then `kind`, `choices` or `minimum` and `maximum`."""

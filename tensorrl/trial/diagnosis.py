@@ -46,7 +46,7 @@ def diagnose(run: Path, *, updates: int = 100, threads: int | None = None) -> di
         InputError: there is no run or no checkpoint, or the checkpoint is damaged or from before the first update.
     """
     if updates < 5:
-        raise InputError(f"--updates {updates}: at least 5")
+        raise InputError(f"--updates {updates} (allowed: at least 5)")
     system.use_threads(threads)
     training = restore(run)
     agent, replay, settings = training.agent, training.replay, training.settings

@@ -99,7 +99,7 @@ class TrialLoop:
             self.last_report = tuple(extra["last_report"])
             self.on_report({"message": f"resuming from {checkpoint} at {self.training.steps} agent steps"})
             if self.training.agent.reseeded:
-                told = "it was written on another kind of device: random draws begin anew from the seed and this step"
+                told = "it is from another kind of device: random numbers start anew from the seed and this step"
                 self.on_report({"message": told})
             break
         folder.cut_reports(self.out, self.training.steps)

@@ -79,7 +79,7 @@ def evaluate_checkpoint(
         InputError: see `load_network`; or fewer than one episode, or a video in another format.
     """
     if episodes < 1:
-        raise InputError(f"--episodes {episodes}: at least 1")
+        raise InputError(f"--episodes {episodes} (allowed: at least 1)")
     if video is not None:
         _check_video(video)
     network, about = load_network(path)

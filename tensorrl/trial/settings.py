@@ -38,7 +38,7 @@ class Settings(BaseModel):
     v_max: float = Field(10.0, ge=0.001, le=1e6, description="the distribution's support is [-v_max, v_max]")
     noisy: bool = Field(True, description="NoisyNet; otherwise ε-greedy exploration")
     noisy_sigma: float = Field(0.1, ge=0, le=100, description="NoisyNet's initial noise σ0")
-    factorization: Literal["none", "tucker", "cp", "tt"] = Field("none", description="of the four dense layers")
+    factorization: Literal["none", "tucker", "cp", "tt"] = Field("none", description="kind of the four dense layers")
     compression: float | None = Field(
         None, ge=0.01, le=100_000, description="coefficients of `rainbow` on the same game ÷ those of this network"
     )
@@ -62,9 +62,9 @@ class Settings(BaseModel):
     kfac_damping_end: float | None = Field(
         None, ge=1e-12, le=1e6, description="λ after its geometric decay; none: λ stays"
     )
-    kfac_damping_decay: int = Field(10_000, ge=1, le=MOST_STEPS, description="updates of λ's decay")
+    kfac_damping_decay: int = Field(10_000, ge=1, le=MOST_STEPS, description="updates that λ's decay takes")
     kfac_relative_damping: bool = Field(False, description="λ in units of each layer's mean curvature")
-    kfac_factor_decay: float = Field(0.95, ge=0, lt=1, description="of K-FAC's moving averages")
+    kfac_factor_decay: float = Field(0.95, ge=0, lt=1, description="decay of K-FAC's moving averages")
     kfac_curvature_interval: int = Field(
         10, ge=1, le=1_000_000, description="updates between two observations of curvature"
     )
@@ -73,17 +73,17 @@ class Settings(BaseModel):
     )
     kfac_clip: float = Field(1e-3, ge=1e-12, le=1e12, description="how far an update may move predictions, in nats")
     kfac_trust_region: float | None = Field(
-        None, ge=1e-12, le=1e3, description="KL divergence of an update on its batch, in nats; takes kfac_clip's place"
+        None, ge=1e-12, le=1e3, description="KL divergence of an update on its batch, in nats; replaces kfac_clip"
     )
-    kfac_graft: bool = Field(False, description="K-FAC's direction with Adam's length; takes kfac_clip's place")
+    kfac_graft: bool = Field(False, description="K-FAC's direction with Adam's length; replaces kfac_clip")
     kfac_eigenbasis: bool = Field(False, description="second moments in the factors' eigenbasis (EKFAC)")
-    kfac_momentum: float = Field(0.9, ge=0, lt=1, description="of K-FAC's steps")
+    kfac_momentum: float = Field(0.9, ge=0, lt=1, description="momentum of K-FAC's steps")
     weight_decay: float = Field(0.0, ge=0, le=100, description="λ of Adam and K-FAC: λ·θ is added to gradients (L2)")
     decoupled_weight_decay: bool = Field(
         False, description="λ shrinks weights by learning_rate·λ beside the step, instead of L2"
     )
     gradient_norm: float = Field(10.0, ge=1e-6, le=1e12, description="largest global L2 norm of a gradient")
-    batch_size: int = Field(32, ge=1, le=2_048, description="transitions an update")
+    batch_size: int = Field(32, ge=1, le=2_048, description="transitions in the batch of an update")
     update_interval: int = Field(1, ge=1, le=1_000_000, description="agent steps between updates")
     learning_starts: int = Field(1_600, ge=1, le=MOST_STEPS, description="agent steps before the first update")
     target_interval: int = Field(2_000, ge=1, le=MOST_STEPS, description="updates between copies to the target network")
@@ -103,13 +103,13 @@ class Settings(BaseModel):
     )
     priority_exponent: float = Field(0.5, ge=0, le=4, description="ω: priority = loss^ω")
     beta_start: float = Field(0.4, ge=0, le=1, description="importance-sampling exponent at the first update")
-    beta_end: float = Field(1.0, ge=0, le=1, description="and at the last step")
+    beta_end: float = Field(1.0, ge=0, le=1, description="importance-sampling exponent at the last step")
     epsilon_start: float = Field(1.0, ge=0, le=1, description="ε until learning starts (not with NoisyNet)")
     epsilon_end: float = Field(0.01, ge=0, le=1, description="ε after its decay (not with NoisyNet)")
-    epsilon_decay: int = Field(2_000, ge=0, le=MOST_STEPS, description="agent steps of ε's linear decay")
+    epsilon_decay: int = Field(2_000, ge=0, le=MOST_STEPS, description="agent steps that ε's linear decay takes")
     evaluation_epsilon: float = Field(0.001, ge=0, le=1, description="ε in evaluation")
     final_episodes: int = Field(
-        100, ge=1, le=10_000, description="evaluation games at the end of 100k steps, in proportion below"
+        100, ge=1, le=10_000, description="evaluation games after 100,000 steps; shorter trials play fewer"
     )
 
     @field_validator("*", mode="before")
@@ -177,7 +177,7 @@ def network_spec(settings: Settings, actions: int) -> NetworkSpec:
         ranks = dict(settings.ranks)
     else:
         if settings.compression and settings.coefficients:
-            raise InputError("settings compression and coefficients exclude each other")
+            raise InputError("settings compression and coefficients: set only one of them")
         if settings.coefficients:
             budget = settings.coefficients
         elif settings.compression:

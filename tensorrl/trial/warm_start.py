@@ -106,13 +106,15 @@ def check(source: Source, spec: NetworkSpec) -> None:
     if spec.factorization == "none":
         raise InputError("setting decompose_from needs factorization=tucker, cp or tt")
     if own.factorization != "none":
-        raise InputError(f"{where}: is factorised itself ({own.factorization}); name a dense agent's")
+        raise InputError(
+            f"{where}: its network is factorised already ({own.factorization}) (allowed: a run with dense layers)"
+        )
     ignored = _FREE if spec.value_axes else _FREE | _SUPPORT
     for name in NetworkSpec.model_fields:
         theirs, ours = getattr(own, name), getattr(spec, name)
         if name not in ignored and theirs != ours:
             raise InputError(
-                f"{where}: is of another network: {name} is {theirs} there ({source.variant} on {source.game}) "
+                f"{where}: has another network: {name} is {theirs} there ({source.variant} on {source.game}) "
                 f"and {ours} here"
             )
 

@@ -80,8 +80,8 @@ def test_what_is_allowed_is_said_in_words() -> None:
         free: int = 0
 
     assert [allowed(Model, name).text for name in Model.model_fields] == [
-        "a number from 0 and below 1",
-        "a number above 0 to 0.5; or null",
+        "a number of at least 0 and below 1",
+        "a number above 0 and at most 0.5; or null",
         "a whole number from 1 to 4,000",
         "a whole number",
     ]
@@ -91,7 +91,7 @@ def test_what_is_allowed_is_said_in_words() -> None:
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"seed": -1}, "--seed -1 (allowed: a whole number from 0 and below 2,147,483,648)"),
+        ({"seed": -1}, "--seed -1 (allowed: a whole number from 0 to 2,147,483,647)"),
         ({"steps": 10**30}, "--steps 1000000000000000000000000000000 (allowed: a whole number from 1 to 100,000,000)"),
         ({"threads": 10**6}, "--threads 1000000 (allowed: a whole number from 1 to 256; or null)"),
         ({"device": "tpu" * 2_000}, "(allowed: auto, cpu, cuda)"),

@@ -165,7 +165,7 @@ def test_a_checkpoint_with_more_transitions_than_replay_has_room_for_is_refused(
         ("game", "pnog", "pong"),
         ("variant", "rainbw", "rainbow"),
         ("steps", 0, "a whole number from 1 to 100,000,000"),
-        ("seed", -1, "a whole number from 0 and below 2,147,483,648"),
+        ("seed", -1, "a whole number from 0 to 2,147,483,647"),
         ("device", "tpu", "cpu"),
         ("overrides", {"learning_rat": 1}, "learning_rate"),
         ("overrides", {"n_step": 0}, "n_step"),

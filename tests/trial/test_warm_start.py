@@ -279,7 +279,7 @@ def test_what_is_no_dense_agents_checkpoint_is_refused(tmp_path: Path, source: P
     for path, message in (
         (tmp_path / "nothing", "no checkpoint there"),
         (tmp_path / "file", "no checkpoint there"),
-        (tmp_path / "factorised", r"is factorised itself \(tucker\)"),
+        (tmp_path / "factorised", r"is factorised already \(tucker\)"),
         (damaged, "damaged checkpoint"),
         (foreign, "no checkpoint there"),
     ):

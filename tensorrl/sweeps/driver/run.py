@@ -228,7 +228,7 @@ class _Sweep:
         gpus = this_machine().gpus if asked.gpus else 0
         if not mps.is_wanted(asked.mps, gpus=gpus, joins_ray=joins_ray(address)):
             return nullcontext()
-        self.say("trials share a card through NVIDIA's MPS, which is stopped at the end of this sweep")
+        self.say("trials share each GPU through NVIDIA's MPS, which stops when this sweep ends")
         return mps.daemon()
 
     def _rounds(self, board: Board, control: Control) -> None:

@@ -181,8 +181,8 @@ def _without_secret(uri: str) -> str:
     _printable(uri)
     if holds_secret(uri):
         raise InputError(
-            f"{redact_uri(uri)} holds a password, which a sweep file must not (allowed: a URI without one; the "
-            "password comes by MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or with the URI by "
+            f"{redact_uri(uri)} holds a password, which is not allowed in a sweep file (allowed: a URI without "
+            "one; give the password in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or the whole URI in "
             "MLFLOW_TRACKING_URI)"
         )
     return uri

@@ -138,7 +138,7 @@ class RemoteSweep:
         while not self._ended.wait(BEAT_SECONDS):
             self._claim.keep()
             if self._claim.lost and not stop.requested:
-                _log.warning("%s: another machine runs the sweep now; this one leaves it", self.name)
+                _log.warning("%s: another machine runs the sweep now; this one stops", self.name)
                 stop.requested = True
             try:
                 _bring_all(self.remote, self.store, {cell.folder: cell.key for cell in board.under_way()})

@@ -49,7 +49,7 @@ class Remote:
 
     def __init__(self, uri: str) -> None:
         if holds_secret(uri):
-            raise InputError(f"remote {redact_uri(uri)}: holds a password (allowed: credentials by the environment)")
+            raise InputError(f"remote {redact_uri(uri)}: holds a password (allowed: credentials in the environment)")
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         self.uri = uri

@@ -56,7 +56,7 @@ def test_what_is_no_remote_is_refused_in_one_line(uri: str) -> None:
 
 
 def test_a_password_in_the_uri_is_refused_and_not_repeated() -> None:
-    with pytest.raises(InputError, match="allowed: credentials by the environment") as caught:
+    with pytest.raises(InputError, match="allowed: credentials in the environment") as caught:
         Remote("s3://key:hush@bucket/sweeps")
     assert "hush" not in str(caught.value)
 

@@ -165,12 +165,12 @@ def _warnings(record: SweepRecord, block: Block) -> Iterator[str]:
     states = Counter(cell.state for cell in record.cells if cell.state != "finished")
     if states:
         listed = ", ".join(f"{states[state]} {state}" for state in get_args(State) if states[state])
-        yield f"{listed} of {len(record.cells)} cells. They are named below and count in no figure."
+        yield f"{listed} of {len(record.cells)} cells. They are named below, and no figure counts them."
     apart = scoreboard.without_human_score(record)
     if apart:
         yield (
-            f"No human score is published for {', '.join(apart)}: scores there cannot be normalised, and count in no "
-            "comparison of agents."
+            f"No human score is published for {', '.join(apart)}: scores there cannot be normalised, so no "
+            "comparison of agents counts them."
         )
     normalised = len(record.games) - len(apart)
     if not block:
@@ -178,12 +178,12 @@ def _warnings(record: SweepRecord, block: Block) -> Iterator[str]:
             yield "No game is finished by every agent: nothing can be compared yet."
         return
     if block.left_out:
-        yield f"Not compared, for want of half of the games: {', '.join(block.left_out)}."
+        yield f"Not compared, because they lack more than half of the games: {', '.join(block.left_out)}."
     if block.unused or len(block.games) < normalised:
         yield (
             f"Agents are compared on what all of them have finished: {len(block.games)} of {normalised} games, "
-            f"{block.runs} run{'s' if block.runs > 1 else ''} each. {len(block.unused)} finished cells lie outside "
-            "that and count in the paper's tables alone."
+            f"{block.runs} run{'s' if block.runs > 1 else ''} each. {len(block.unused)} other finished cells "
+            "count in the paper's tables only."
         )
 
     yield from score_tables.interval_notes(block)

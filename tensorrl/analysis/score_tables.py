@@ -103,7 +103,7 @@ def improvement_table(estimates: Mapping[tuple[str, str], Estimate], block: Bloc
             for one in block.labels
         ],
         notes=[
-            f"Mean over games of {_extent(block)}; 0.5 means neither. 95 % stratified bootstrap intervals.",
+            f"Mean over games of {_extent(block)}; 0.5: neither is better. 95 % stratified bootstrap intervals.",
             *interval_notes(block),
         ],
         records=[
@@ -130,7 +130,7 @@ def open_cells_table(record: SweepRecord) -> Table | None:
         return None
     return Table(
         name="open-cells",
-        title=f"{len(rows)} of {len(record.cells)} cells have no result, and count in no figure",
+        title=f"{len(rows)} of {len(record.cells)} cells have no result, and no figure counts them",
         columns=["Cell", "State", "Agent steps", "Failures", "Last lines"],
         rows=rows,
     )
@@ -164,12 +164,12 @@ def interval_notes(block: Block) -> list[str]:
     """What a reader must know of intervals from few runs; nothing where there are more."""
     if block.runs == 1:
         return [
-            f"{NO_WIDTH} One run a game: nothing can be resampled, so the interval has no width. That is no certainty."
+            f"{NO_WIDTH} One run a game: nothing can be resampled, so intervals have no width. No figure is certain."
         ]
     if block.runs <= FEW_RUNS:
         return [
-            f"{block.runs} runs a game: resampling knows no others, so intervals are too narrow. {NO_WIDTH} An "
-            "interval of no width, such as [1.000, 1.000], is no certainty."
+            f"{block.runs} runs a game: resampling sees only these, so intervals are too narrow. {NO_WIDTH} A figure "
+            "whose interval has no width, such as [1.000, 1.000], is not certain."
         ]
     return []
 

@@ -39,13 +39,13 @@ MEANINGS: Mapping[str, str] = {
     "Optimality gap": "how far runs stay below the human tester on average, where those above count as equal. Less is "
     "better.",
     "Mean ÷ another agent's": "the agent's mean over that of the agent it is compared with: 1.09 is “109 % of it”. "
-    "It is left out where the other's mean is not surely above a random agent's.",
+    "It is left out where the other's mean is not clearly above a random agent's.",
     "Probability of improvement": "how often a run of one agent scores higher than a run of the other on the same "
     "game, ties half, averaged over games. 0.5 says that neither is better; it does not say by how much.",
     "Performance profile": "for each score, the share of runs and games that reach more. A curve that lies above "
     "another everywhere is better at every level.",
-    "95 % interval": "the middle 95 % of what the figure becomes when runs are drawn anew, with replacement, within "
-    "each game (stratified bootstrap). It says how far the figure may move with other seeds on these games. "
+    "95 % interval": "the middle 95 % of the values that the figure takes when runs are drawn again, with replacement, "
+    "within each game (stratified bootstrap). It says how far the figure may move with other seeds on these games. "
     "Intervals of two agents that overlap do not tell them apart; with three runs a game or fewer they are too narrow.",
     "± in tables 1 and 2": "the standard deviation of a game's runs, not of their mean.",
 }

@@ -55,15 +55,25 @@ def join_bash_words(environment: MutableMapping[str, str]) -> None:
 
 
 def complete_settings(incomplete: str) -> list[str]:
-    """Completes names of settings; after `=`, completes the values of a setting with a fixed list of them."""
+    """Completes names of settings; after `=`, completes a setting's values, or offers its default if it has no list."""
     fields = _setting_fields()
     key = os.environ.get("TENSORRL_COMPLETED_KEY")
     if key is not None:
-        return allowed_values(fields[key].annotation) if key in fields else []
+        return _offered(fields[key]) if key in fields else []
     name, equals, _ = incomplete.partition("=")
-    if not equals:
-        return [f"{each}=" for each in fields]
-    return [f"{name}={value}" for value in allowed_values(fields[name].annotation)] if name in fields else []
+    if equals:
+        return [f"{name}={value}" for value in _offered(fields[name])] if name in fields else []
+    found = [each for each in fields if each.startswith(incomplete)]
+    if len(found) != 1:
+        return [f"{each}=" for each in found]
+    # A shell adds a space after the only candidate, so there are always two that begin with `NAME=`.
+    values = _offered(fields[found[0]])
+    return [f"{found[0]}={value}" for value in (values if len(values) > 1 else ["", *values])]
+
+
+def _offered(field: Any) -> list[str]:
+    default = [] if field.default in (None, {}) else [f"{field.default}"]
+    return allowed_values(field.annotation) or default
 
 
 def allowed_values(annotation: Any) -> list[str]:

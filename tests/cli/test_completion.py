@@ -40,3 +40,20 @@ def test_after_the_sign_bash_gets_the_values_alone(monkeypatch: pytest.MonkeyPat
     assert complete_settings("") == ["none", "tucker", "cp", "tt"]
     monkeypatch.setenv("TENSORRL_COMPLETED_KEY", "nonsense")
     assert complete_settings("") == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("kfac_d", ["kfac_damping=", "kfac_damping_end=", "kfac_damping_decay="]),
+        ("optimi", ["optimizer=adam", "optimizer=kfac"]),
+        # Two candidates each, so that no shell puts a space after the sign.
+        ("lear", ["learning_rate=", "learning_starts="]),
+        ("learning_r", ["learning_rate=", "learning_rate=0.0001"]),
+        ("compr", ["compression=", "compression=null"]),
+        ("nonsense", []),
+        ("discount=", ["discount=0.99"]),
+    ],
+)
+def test_a_name_is_completed_up_to_its_sign(typed: str, offered: list[str]) -> None:
+    assert complete_settings(typed) == offered

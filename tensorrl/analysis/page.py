@@ -25,6 +25,7 @@ body { margin: 2rem auto; max-width: 84rem; padding: 0 1rem; font: 16px/1.5 syst
   color: var(--ink); background: var(--paper); }
 h1 { font-size: 1.7rem; } h2 { font-size: 1.25rem; margin-top: 2.5rem; border-bottom: 1px solid var(--line); }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .85rem; margin: 1rem 0 .3rem; }
+table { hyphens: none; } wbr { display: none; }
 caption { text-align: left; font-weight: 600; padding-bottom: .4rem; }
 th, td { padding: .15rem .55rem; text-align: right; font-variant-numeric: tabular-nums; }
 td span, th span { white-space: nowrap; }
@@ -33,7 +34,7 @@ th[scope=row], thead th:first-child { text-align: left; font-weight: 500; positi
 thead th, tfoot tr:first-child > * { border-top: 1px solid var(--ink); }
 thead th { border-bottom: 1px solid var(--ink); font-weight: 600; vertical-align: bottom; }
 tbody tr:nth-child(even) > * { background: var(--row); } tfoot th, tfoot td { font-weight: 600; }
-#origin td, #open-cells td { text-align: left; }
+#origin th, #origin td, #open-cells th, #open-cells td { text-align: left; }
 tfoot th[scope=row] { max-width: 10rem; }
 td.best { color: var(--best); font-weight: 700; }
 th[aria-sort] { cursor: pointer; } th[aria-sort=ascending]::after { content: " \25B2"; }
@@ -47,11 +48,12 @@ nav a { margin-right: 1rem; }
 @media screen and (max-width: 44rem) {
   body { margin: 1rem auto; padding: 0 .4rem; } h1 { font-size: 1.3rem; overflow-wrap: anywhere; }
   table { font-size: max(7.5px, min(.85rem, 1.9vw)); } caption, .note { font-size: .8rem; }
-  th, td { padding: .12rem .06rem; letter-spacing: -.03em; } thead th { hyphens: manual; }
+  th, td { padding: .12rem .06rem; letter-spacing: -.03em; } table { hyphens: manual; } wbr { display: inline; }
 }
 @media print {
   body { margin: 0; max-width: none; padding: 0; font-size: 10pt; } nav { display: none; }
   .wide { overflow: visible; } table { font-size: 7pt; } th, td { padding: .1rem .2rem; }
+  table { hyphens: manual; } wbr { display: inline; } table[id^=improvement] td span { white-space: normal; }
   th[scope=row], thead th:first-child { position: static; } tr, img, figure, .warning { break-inside: avoid; }
 }
 """

@@ -165,7 +165,7 @@ def _breakable(text: str) -> str:
 
 
 def _hyphenated(text: str) -> str:
-    return re.sub("(?i)(de|scat|normal)(noised|tering|ised)", r"\1<wbr>\2", html.escape(text))
+    return re.sub("(?i)(de|scat|normal)(noised|tering|ised)", r"\1&shy;\2", html.escape(text))
 
 
 def _latex_text(text: str) -> str:

@@ -60,6 +60,18 @@ def test_every_column_of_tables_1_and_2_is_within_the_page_and_nothing_is_cut_of
 
 
 @pytest.mark.slow
+def test_intervals_of_one_run_with_their_marks_fit_on_paper(tmp_path: Path) -> None:
+    make_sweep(tmp_path / "runs", "one", GAMES, PAPER_VARIANTS, range(1))
+    report.write(report.build(sweep_record(tmp_path / "runs", "one")), tmp_path / "report")
+    with chromium(offline=True, width=PAPER_WIDTH) as context:
+        shown = context.new_page()
+        shown.emulate_media(media="print")
+        shown.goto((tmp_path / "report" / "index.html").as_uri())
+        assert "†" in shown.locator("#improvement-paper").inner_text()
+        assert shown.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.slow
 def test_the_first_column_stays_when_a_wide_table_is_scrolled(written: Path) -> None:
     with chromium(offline=True, width=400) as context:
         shown = context.new_page()

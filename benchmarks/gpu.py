@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -196,12 +196,16 @@ def at_once(options: argparse.Namespace, count: int) -> dict[str, Any]:
                     break
                 time.sleep(0.05)
             files.write_text(place / "go", "")
+            deadline = time.monotonic() + PATIENCE
             for child in children:
-                child.wait(PATIENCE)
+                # Those that take longer are ended, and the others' figures kept.
+                with suppress(subprocess.TimeoutExpired):
+                    child.wait(max(0.0, deadline - time.monotonic()))
         finally:
             for child in children:
                 if child.poll() is None:
                     child.kill()
+                    child.wait()
         found = [json.loads(path.read_text()) for path in sorted(place.glob("done-*"))]
     if not found:
         return {"trials": count, "finished": 0}
@@ -223,8 +227,10 @@ def one_of_many(options: argparse.Namespace) -> None:
     deadline = time.monotonic() + 2 * PATIENCE
     while not (options.out / "go").exists() and time.monotonic() < deadline:
         time.sleep(0.005)
-    steps, start = 20 if options.small else 1_500, time.time()
-    training.run(steps)
+    most, steps, start = 20 if options.small else 1_500, 0, time.time()
+    while steps < most and time.time() - start < PATIENCE / 2:
+        training.run(20)
+        steps += 20
     settled(options)
     figures = {"start": start, "end": time.time(), "steps": steps, "memory": memory(options)}
     files.write_json(options.out / f"done-{options.seed}", figures)

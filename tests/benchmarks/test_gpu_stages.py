@@ -1,5 +1,6 @@
 """`benchmarks/gpu.sh` runs whole on a CPU in its small form, and keeps what is finished where it is killed."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+from benchmarks import gpu
 
 ROOT = Path(__file__).parents[2]
 VARIANTS = ("rainbow", "trl-5x", "kfac-trl-10x", "scattering")
@@ -131,6 +134,13 @@ def held_in(stage, tmp_path, *, stages_do):
         wait_until(run, held.exists)
     finally:
         kill(run)
+
+
+def test_trials_that_do_not_end_in_time_are_ended_and_said(monkeypatch):
+    monkeypatch.setattr(gpu, "PATIENCE", 0.5)
+    options = argparse.Namespace(variant="trl-5x", small=True, device="cpu")
+    assert gpu.at_once(options, 2) == {"trials": 2, "finished": 0}
+    assert not [child for child in psutil.Process().children() if "benchmarks.gpu" in child.cmdline()]
 
 
 def test_the_stages_need_neither_ray_nor_mlflow_nor_what_makes_films():

@@ -50,10 +50,10 @@ $(INSTALLED_BENCH): $(INSTALLED)
 	@touch $@
 
 debug: install ## runs a small real sweep (2 games x 2 variants) and says how to open the MLflow UI on it
-	$(BIN)/tensorrl sweep tune_jobs/debug.yaml --out runs/debug
+	$(BIN)/tensorrl sweep tune_jobs/debug.yaml
 	@echo
 	@echo "Open the MLflow UI on these runs with"
-	@echo "  $(BIN)/mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///runs/debug/mlflow.db}"
+	@echo "  $(BIN)/mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///$${TENSORRL_STORE:-runs}/mlflow.db}"
 	@echo "and compare score with compression_ratio in the experiment 'debug'."
 
 test: install ## checks style and types, runs the fast tests, then a tiny sweep through the command line

@@ -61,7 +61,7 @@ def sync_command(
 ) -> None:
     """Send every run in a folder to MLflow, where MLflow lacks it. It may be repeated and interrupted."""
     from tensorrl.cli.next_steps import after_sync
-    from tensorrl.tracking import find_link, recorded_at, sync_directory
+    from tensorrl.tracking import find_link, sync_directory, tracking_uri_for
 
     outcomes = sync_directory(directory, tracking_uri=tracking_uri)
     rows = [
@@ -81,9 +81,12 @@ def sync_command(
 
         print_table(rows)
         print(f"{len(rows) - failed} of {len(rows)} runs are up to date in MLflow")
-        sent = [each.directory for each in outcomes if each.problem is None]
-        places = {recorded_at(directory, tracking_uri=tracking_uri) for directory in sent}
-        links = [find_link(*place) for place in sorted(places)]
+        places = {
+            (tracking_uri_for(each.directory, tracking_uri), each.experiment_id)
+            for each in outcomes
+            if each.experiment_id is not None
+        }
+        links = [find_link(uri, "", experiment_id=home) for uri, home in sorted(places)]
         print(after_sync([link for link in links if link is not None]))
     if failed:
         sys.exit(1)

@@ -96,7 +96,8 @@ def train_command(
     from tensorrl.tracking import find_link
 
     print_results([result])
-    link = find_link(records[0].tracking_uri, records[0].experiment) if records else None
+    found = [find_link(kept.tracking_uri, kept.experiment, experiment_id=kept.experiment_id) for kept in records]
+    link = found[0] if found else None
     print(after_training(out, result, link))
 
 

@@ -4,7 +4,7 @@ from tensorrl.tracking.connection import prepare_database, tracking_uri_for
 from tensorrl.tracking.model import missing_extra
 from tensorrl.tracking.record import MlflowRecord, Records
 from tensorrl.tracking.sweep_run import record_sweep
-from tensorrl.tracking.sync import SyncOutcome, recorded_at, sync_directory, sync_missing
+from tensorrl.tracking.sync import SyncOutcome, sync_directory, sync_missing
 from tensorrl.tracking.tensorboard import EventFiles, require_tensorboard
 from tensorrl.tracking.tensorboard import add_missing as add_event_files
 from tensorrl.tracking.view import Link, find_link
@@ -20,7 +20,6 @@ __all__ = [
     "missing_extra",
     "prepare_database",
     "record_sweep",
-    "recorded_at",
     "require_tensorboard",
     "sync_directory",
     "sync_missing",

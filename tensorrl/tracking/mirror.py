@@ -23,6 +23,7 @@ LOCK_FILE = ".mlflow.lock"
 class _Run(NamedTuple):
     client: Any
     run_id: str
+    experiment_id: str
     status: str
     steps: set[int]
     metrics: frozenset[str]
@@ -53,6 +54,11 @@ class Mirror:
     def run_id(self) -> str | None:
         """The run's id in MLflow, once it is known."""
         return self._run.run_id if self._run else None
+
+    @property
+    def experiment_id(self) -> str | None:
+        """The id of the experiment that holds the run, once it is known: another one if the run was there before."""
+        return self._run.experiment_id if self._run else None
 
     @property
     def running(self) -> bool:
@@ -145,8 +151,9 @@ class Mirror:
             found = client.create_run(
                 experiment, start_time=started, tags=entries.tags(trial, run_name=self.directory.name)
             )
-        held = found.data
-        run = _Run(client, found.info.run_id, found.info.status, steps, frozenset(held.metrics), frozenset(held.tags))
+        held, info = found.data, found.info
+        known = (info.run_id, str(info.experiment_id), info.status)
+        run = _Run(client, *known, steps, frozenset(held.metrics), frozenset(held.tags))
         missing = {n: v for n, v in entries.parameters(trial).items() if n not in held.params}
         points = [p for p in entries.description_points(trial, timestamp=started) if p.name not in held.metrics]
         tags = self._sweep_tags(run)

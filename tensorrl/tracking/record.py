@@ -68,6 +68,11 @@ class MlflowRecord:
         return self._mirror.run_id
 
     @property
+    def experiment_id(self) -> str | None:
+        """The id of the MLflow experiment that holds the run, once it is known."""
+        return self._mirror.experiment_id
+
+    @property
     def delivered(self) -> bool:
         """Whether MLflow holds everything that was in the folder when the record was closed."""
         return self._delivered

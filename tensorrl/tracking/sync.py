@@ -19,12 +19,21 @@ _GIVE_UP_AFTER = 3
 
 
 class SyncOutcome(NamedTuple):
-    """The outcome for one trial's folder: its run and the number of progress lines sent, or the problem in one line."""
+    """The outcome for one trial's folder.
+
+    Attributes:
+        directory: the folder.
+        run_id: the id of its MLflow run; None if it is not known.
+        lines_sent: the number of progress lines sent.
+        problem: in one line, what went wrong; None if nothing did.
+        experiment_id: the id of the experiment that holds the run; None if it is not known.
+    """
 
     directory: Path
     run_id: str | None
     lines_sent: int
     problem: str | None
+    experiment_id: str | None = None
 
 
 def sync_directory(
@@ -58,16 +67,6 @@ def sync_directory(
         (folder, connection.tracking_uri_for(folder, tracking_uri), experiment or recall_experiment(folder))
         for folder in found
     )
-
-
-def recorded_at(directory: Path, *, tracking_uri: str | None = None) -> tuple[str, str]:
-    """Returns the MLflow store and the experiment that `sync_directory` sends a trial's folder to.
-
-    Args:
-        directory: the trial's folder.
-        tracking_uri: as given to `sync_directory`.
-    """
-    return connection.tracking_uri_for(directory, tracking_uri), recall_experiment(directory)
 
 
 def sync_missing(
@@ -132,4 +131,4 @@ def _sync(directory: Path, uri: str, experiment: str, ended: str) -> SyncOutcome
             remember(directory, experiment=experiment, complete_in=uri if mirror.finished else None)
     except Exception as error:
         return SyncOutcome(directory, mirror.run_id, 0, one_line(error))
-    return SyncOutcome(directory, mirror.run_id, sent, None)
+    return SyncOutcome(directory, mirror.run_id, sent, None, mirror.experiment_id)

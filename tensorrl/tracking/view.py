@@ -149,17 +149,20 @@ def page_link(client: Any, experiment_id: str, uri: str) -> Link:
     return Link(f"{LOCAL_SERVER}/{page}", shlex.join(["mlflow", "ui", "--backend-store-uri", uri]))
 
 
-def find_link(uri: str, experiment: str) -> Link | None:
-    """Returns the link to the experiment of that name, or None if it does not exist or the server does not answer.
+def find_link(uri: str, experiment: str, *, experiment_id: str | None = None) -> Link | None:
+    """Returns the link to an experiment, or None if it does not exist or the server does not answer.
 
     Args:
         uri: the server's URI, as `connection.tracking_uri_for` returns it.
         experiment: the experiment's name.
+        experiment_id: its id where that is known; then the name does not matter.
     """
     try:
         client = connection.connect(uri)
-        found = client.get_experiment_by_name(experiment)
-        return None if found is None else page_link(client, found.experiment_id, uri)
+        if experiment_id is None:
+            found = client.get_experiment_by_name(experiment)
+            experiment_id = None if found is None else found.experiment_id
+        return None if experiment_id is None else page_link(client, experiment_id, uri)
     except Exception as error:
         _log.info("MLflow at %s: %s", experiment, type(error).__name__)
         return None

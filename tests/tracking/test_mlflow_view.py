@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,19 @@ def test_sync_keeps_the_view_and_a_description_that_links_to_it(recorded: tuple[
         f"/#/experiments/{experiment.experiment_id}/runs?viewStateShareKey=tensorrl&workflowType=machine_learning"
     )
     assert link.command == f"mlflow ui --backend-store-uri {uri}"
+
+
+def test_a_run_that_another_experiment_holds_is_linked_there(recorded: tuple[Path, str], tmp_path: Path) -> None:
+    runs, uri = recorded
+    again = tmp_path / "again" / "one"
+    shutil.copytree(next(runs.glob("pong-rainbow-*")), again)
+    (again / "mlflow.json").unlink()
+    (outcome,) = sync_directory(tmp_path / "again", tracking_uri=uri)
+    home = connect(uri).get_experiment_by_name("few").experiment_id
+    assert (outcome.problem, outcome.experiment_id) == (None, home)
+    link = find_link(uri, "again", experiment_id=outcome.experiment_id)
+    assert link is not None
+    assert f"/experiments/{home}/" in link.url
 
 
 def test_a_description_of_somebody_s_own_is_left_as_it_is(recorded: tuple[Path, str]) -> None:

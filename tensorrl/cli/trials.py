@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -115,7 +118,7 @@ def evaluate_command(
     from tensorrl.cli.progress import GamesDisplay
     from tensorrl.trial.playback import evaluate_checkpoint
 
-    with GamesDisplay(episodes) as display:
+    with _clearing_up_after_sigterm(), GamesDisplay(episodes) as display:
         result = evaluate_checkpoint(
             checkpoint, episodes=episodes, seed=seed, video=video, threads=threads, on_episode=display.update
         )
@@ -132,6 +135,16 @@ def evaluate_command(
         + ("" if result["human_normalized"] is None else f", human-normalised {result['human_normalized']:.3f}")
     )
     print(after_evaluation(checkpoint, video))
+
+
+@contextmanager
+def _clearing_up_after_sigterm() -> Iterator[None]:
+    """Ends on SIGTERM as on Ctrl-C, so that no half-written film is left."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def export_policy_command(

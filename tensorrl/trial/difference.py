@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tensorrl.trial.settings import Settings
+
 _IDENTITY = ("game", "variant", "seed", "steps", "protocol")
 
 
@@ -14,7 +16,7 @@ def rows(trials: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
 
     Args:
         trials: descriptions, as `trial.json` holds them. A setting that one of them lacks (written by another version)
-            is shown as "-".
+            counts as the setting's default, which is what that version did; "-" if this version does not know it.
 
     Returns:
         For each name a text for each trial, in their order.
@@ -22,7 +24,8 @@ def rows(trials: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
     settings = [trial.get("settings") or {} for trial in trials]
     names = dict.fromkeys(name for each in settings for name in each)
     found = {name: [trial.get(name) for trial in trials] for name in _IDENTITY}
-    found |= {name: [each.get(name, "-") for each in settings] for name in names}
+    defaults = {name: field.default for name, field in Settings.model_fields.items()}
+    found |= {name: [each.get(name, defaults.get(name, "-")) for each in settings] for name in names}
     found["started from"] = [(trial.get("decomposed_from") or {}).get("parameters_sha256") for trial in trials]
     return {
         name: tuple(_text(value) for value in values)

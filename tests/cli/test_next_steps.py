@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import signal
 from pathlib import Path
 
 import pytest
 
+from tensorrl.cli import trials
 from tensorrl.cli.next_steps import after_evaluation, after_training
 from tensorrl.tracking import view
 
@@ -26,3 +29,11 @@ def test_a_path_is_one_word_and_no_option(name: str, monkeypatch: pytest.MonkeyP
     assert commands["start it first"] == ["mlflow", "ui", "--backend-store-uri", uri]
     (film,) = after_evaluation(Path(name), None).splitlines()
     assert shlex.split(film.partition(": ")[2])[2] == path
+
+
+def test_sigterm_ends_an_evaluation_in_order() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stop, trials._clearing_up_after_sigterm():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stop.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) == before

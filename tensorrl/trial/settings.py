@@ -78,9 +78,9 @@ class Settings(BaseModel):
     kfac_graft: bool = Field(False, description="K-FAC's direction with Adam's length; replaces kfac_clip")
     kfac_eigenbasis: bool = Field(False, description="second moments in the factors' eigenbasis (EKFAC)")
     kfac_momentum: float = Field(0.9, ge=0, lt=1, description="momentum of K-FAC's steps")
-    weight_decay: float = Field(0.0, ge=0, le=100, description="λ of Adam and K-FAC: λ·θ is added to gradients (L2)")
+    weight_decay: float = Field(0.0, ge=0, le=100, description="λ of weight decay: λ·θ is added to gradients (L2)")
     decoupled_weight_decay: bool = Field(
-        False, description="λ shrinks weights by learning_rate·λ beside the step, instead of L2"
+        False, description="weights shrink by learning_rate·λ beside each step, instead of L2"
     )
     gradient_norm: float = Field(10.0, ge=1e-6, le=1e12, description="largest global L2 norm of a gradient")
     batch_size: int = Field(32, ge=1, le=2_048, description="transitions in the batch of an update")
@@ -88,13 +88,13 @@ class Settings(BaseModel):
     learning_starts: int = Field(1_600, ge=1, le=MOST_STEPS, description="agent steps before the first update")
     target_interval: int = Field(2_000, ge=1, le=MOST_STEPS, description="updates between copies to the target network")
     average_decay: float = Field(
-        0.0, ge=0, lt=1, description="an update's, of the network's running average, which then acts; 0: none"
+        0.0, ge=0, lt=1, description="decay of a running average of the network, which then acts; 0: no average"
     )
     reset_interval: int | None = Field(
         None, ge=1, le=MOST_STEPS, description="updates between resets of the last layers; none: no resets"
     )
     reset_layers: Literal["outputs", "streams"] = Field(
-        "outputs", description="what is drawn anew: both streams' output layers, or all of both streams"
+        "outputs", description="layers that are drawn anew: outputs of both streams, or all of both streams"
     )
     discount: float = Field(0.99, gt=0, le=1, description="γ for one agent step")
     n_step: int = Field(20, ge=1, le=1_000, description="rewards in a return")

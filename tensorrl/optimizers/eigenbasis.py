@@ -32,8 +32,8 @@ class EigenStack(BlockStack):
         reciprocals: 1 / (s + λ), likewise; 0 along directions that have no curvature and no damping.
     """
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
         self.scalings, self.reciprocals = torch.zeros_like(self.gradients), torch.zeros_like(self.gradients)
         self._known, self._sampled = [False] * len(self.blocks), dict[int, list[Tensor]]()
 

@@ -39,9 +39,9 @@ class FlatBlocks:
         device: likewise.
         graft: gives steps Adam's length.
         eigenbasis: whether blocks are preconditioned in their eigenbases.
-        dense: whether what is exchanged with parameters lies as they do, and is sorted into matrices by one operator;
-            by default on a GPU. There PyTorch takes a kernel for all tensors at once only if none has gaps, and the
-            weight beside its bias in a matrix has.
+        dense: whether steps may be recorded; by default on a GPU. What is exchanged with parameters then lies as they
+            do, and is sorted into matrices by one operator: PyTorch takes a kernel for all tensors at once only if none
+            has gaps, and the weight beside its bias in a matrix has. Stacks then use no tensor that is replaced.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class FlatBlocks:
         dense: bool | None = None,
     ) -> None:
         self.group = group
+        dense = device.type != "cpu" if dense is None else dense
         by_shape: dict[tuple[int, int], list[Block]] = {}
         for block in blocks:
             by_shape.setdefault((block.rows, block.columns), []).append(block)
@@ -82,14 +83,14 @@ class FlatBlocks:
             )
             pair = (moments[0], moments[1]) if moments else None
             kind = EigenStack if eigenbasis else BlockStack
-            self.stacks.append(kind(members, gradients, steps, momenta, pair))
+            self.stacks.append(kind(members, gradients, steps, momenta, pair, packs=not dense))
             for block, gradient, step in zip(members, gradients, steps, strict=True):
                 self._parameters += block.parameters
                 self._gradient_views += block.views(gradient)
                 self._step_views += block.views(step)
             start = end
         self._order: _Order | None = None
-        if device.type != "cpu" if dense is None else dense:
+        if dense:
             self._order = _Order(by_shape.values(), self.gradients)
             self._gradient_views = self._order.views
             self._step_views = self._order.views

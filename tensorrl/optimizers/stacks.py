@@ -38,6 +38,11 @@ class BlockStack:
         row_inverses: damped inverses; 0 until a block is observed, so that it stays put.
         column_inverses: likewise.
         updates: how often each block was observed.
+
+    Args:
+        blocks: see above, as all others but this.
+        packs: whether large inverses are kept as oneDNN multiplies by them, too. Their tensors are replaced at every
+            refresh, so that no recording may hold them.
     """
 
     def __init__(
@@ -47,6 +52,8 @@ class BlockStack:
         steps: Tensor,
         momenta: Tensor,
         moments: tuple[Tensor, Tensor] | None = None,
+        *,
+        packs: bool = False,
     ) -> None:
         self.blocks, self.gradients, self.steps, self.momenta = list(blocks), gradients, steps, momenta
         self.moments = moments
@@ -56,7 +63,7 @@ class BlockStack:
         self.row_inverses = torch.zeros_like(self.row_factors)
         self.column_inverses = torch.zeros_like(self.column_factors)
         self.updates = [0] * count
-        self._packed: list[Tensor | None] = [None] * count
+        self._packs, self._packed = packs, list[Tensor | None]([None] * count)
 
     def update(self, index: int, factors: KroneckerFactors, decay: float) -> None:
         """Moves one block's averages; the k-th observation weighs at least 1/k, so that none starts from nothing."""
@@ -96,7 +103,8 @@ class BlockStack:
 
     def _pack(self, index: int) -> None:
         """Prepares the products of all steps until the next change of a block's inverses."""
-        self._packed[index] = packed(self.column_inverses[index], self.gradients.shape[1])
+        if self._packs:
+            self._packed[index] = packed(self.column_inverses[index], self.gradients.shape[1])
 
     def snapshot(self) -> BlockStack:
         """Returns a stack with copies of the factors only, for work on another thread."""

@@ -92,9 +92,6 @@ class EigenStack(BlockStack):
             self.scalings[index].copy_(scalings)
             self._known[index] = True
 
-    def _pack(self, index: int) -> None:
-        """Nothing."""
-
     def precondition(self) -> None:
         """Writes the preconditioned gradients into `steps`."""
         rotated = torch.empty_like(self.gradients)

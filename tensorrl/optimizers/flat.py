@@ -83,7 +83,7 @@ class FlatBlocks:
             )
             pair = (moments[0], moments[1]) if moments else None
             kind = EigenStack if eigenbasis else BlockStack
-            self.stacks.append(kind(members, gradients, steps, momenta, pair, packs=not dense))
+            self.stacks.append(kind(members, gradients, steps, momenta, pair, packs=not (dense or eigenbasis)))
             for block, gradient, step in zip(members, gradients, steps, strict=True):
                 self._parameters += block.parameters
                 self._gradient_views += block.views(gradient)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -40,6 +40,40 @@ def parameters_of(module: nn.Module) -> dict[str, Tensor]:
 def plain(module: nn.Module, **options: Any) -> KFAC:
     """K-FAC with `PLAIN` options, some of them replaced."""
     return KFAC(module, **{**PLAIN, **options})
+
+
+def check_resume(
+    nets: tuple[nn.Module, nn.Module],
+    options: dict[str, Any],
+    batches: Sequence[Any],
+    step: Callable[[KFAC, Any, Any], object],
+    saved_after: int,
+) -> KFAC:
+    """Trains one net whole, and its copy on from a state saved after some batches; both must end at the same bits.
+
+    Args:
+        nets: two alike.
+        options: of K-FAC.
+        batches: one a step.
+        step: (optimizer, net, batch) → makes one step.
+        saved_after: steps before the state is saved.
+
+    Returns:
+        The optimizer of the first net.
+    """
+    whole = KFAC(nets[0], **options)
+    for batch in batches[:saved_after]:
+        step(whole, nets[0], batch)
+    nets[1].load_state_dict(nets[0].state_dict())
+    resumed = KFAC(nets[1], **options)
+    resumed.load_state_dict(whole.state_dict())
+    for batch in batches[saved_after:]:
+        for optimizer, net in zip((whole, resumed), nets, strict=True):
+            step(optimizer, net, batch)
+    for one, two in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        assert torch.equal(one, two)
+    assert whole.figures() == resumed.figures()
+    return whole
 
 
 def kron_solve(a: Tensor, g: Tensor, matrix: Tensor, damping: float) -> Tensor:

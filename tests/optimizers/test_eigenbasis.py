@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from kfac_steps import observe, parameters_of
+from kfac_steps import check_resume, observe, parameters_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -137,23 +137,12 @@ def test_with_one_example_the_basis_has_one_direction_of_curvature() -> None:
 def test_it_resumes_to_the_same_bits(saved_after: int, more: dict[str, Any]) -> None:
     options = {**OPTIONS, "curvature_interval": 2, "inverse_interval": 3, **more}
     batches, nets = _batches(11), (_net(), _net())
-    whole = KFAC(nets[0], **options)
 
     def step(optimizer: KFAC, net: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
         observe(optimizer, net, batch[0], lambda logits: F.cross_entropy(logits, batch[1]))
         optimizer.step()
 
-    for batch in batches[:saved_after]:
-        step(whole, nets[0], batch)
-    nets[1].load_state_dict(nets[0].state_dict())
-    resumed = KFAC(nets[1], **options)
-    resumed.load_state_dict(whole.state_dict())
-    for batch in batches[saved_after:]:
-        for optimizer, net in zip((whole, resumed), nets, strict=True):
-            step(optimizer, net, batch)
-    for one, two in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
-        assert torch.equal(one, two)
-    assert whole.figures() == resumed.figures()
+    whole = check_resume(nets, options, batches, step, saved_after)
     # A layer begun anew stands still without an observation, and has a basis of its own after the next.
     whole.restart(nets[0][7].parameters())
     assert not _bases(whole)["7"]["scalings"].any()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from kfac_steps import observe, parameters_of
+from kfac_steps import check_resume, observe, parameters_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -205,19 +205,7 @@ def test_a_step_after_which_outputs_are_not_finite_is_taken_back() -> None:
 @pytest.mark.parametrize("saved_after", [1, 5])
 def test_every_way_resumes_to_the_same_bits(options: dict[str, Any], saved_after: int) -> None:
     options = {"lr": 0.02, "curvature_interval": 3, "inverse_interval": 4, "overlap": 1, **options}
-    batches, nets = _batches(12), (_net(), _net())
-    whole = KFAC(nets[0], **options)
-    for batch in batches[:saved_after]:
-        _step(whole, nets[0], batch)
-    nets[1].load_state_dict(nets[0].state_dict())
-    resumed = KFAC(nets[1], **options)
-    resumed.load_state_dict(whole.state_dict())
-    for batch in batches[saved_after:]:
-        for optimizer, net in zip((whole, resumed), nets, strict=True):
-            _step(optimizer, net, batch)
-    for one, two in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
-        assert torch.equal(one, two)
-    assert whole.figures() == resumed.figures()
+    check_resume((_net(), _net()), options, _batches(12), _step, saved_after)
 
 
 def test_on_an_accelerator_a_grafted_step_that_is_not_finite_leaves_everything_as_it_was() -> None:

@@ -49,15 +49,24 @@ def diagnose(run: Path, *, updates: int = 100, threads: int | None = None) -> di
         raise InputError(f"--updates {updates} (allowed: at least 5)")
     system.use_threads(threads)
     training = restore(run)
-    agent, replay, settings = training.agent, training.replay, training.settings
-    if agent.updates == 0:
+    if training.agent.updates == 0:
         raise InputError(f"{run}: its newest checkpoint is from before the first update")
-    found = {
+    described = {
         "game": training.game.game,
         "variant": folder.load_json(run / folder.TRIAL_FILE)["variant"],  # type: ignore[index]
-        "updates": agent.updates,
-        "figures": diagnostics.figures(agent, replay),
     }
+    return described | measure(training, updates=updates)
+
+
+def measure(training: Training, *, updates: int = 100) -> dict[str, Any]:
+    """Makes updates on a training's replay, without playing, and measures their effect.
+
+    Returns:
+        updates (before these), `figures` and `steps`, as `diagnose` does. Figures of K-FAC are those of the last of
+        these updates.
+    """
+    agent, replay, settings = training.agent, training.replay, training.settings
+    found: dict[str, Any] = {"updates": agent.updates, "figures": diagnostics.figures(agent, replay)}
     probe = StepProbe(
         agent, diagnostics.spread(diagnostics.unsampled(replay)[0], STATES), replay, settings.adam_epsilon
     )
@@ -66,6 +75,8 @@ def diagnose(run: Path, *, updates: int = 100, threads: int | None = None) -> di
         probe.before(batch, looking=k >= updates - max(1, updates // 5))
         replay.update_priorities(batch.slots, agent.update(batch, lookahead))
         probe.after(batch)
+    # A restored optimizer has made no step yet: its figures are those of the last step here.
+    found["figures"] |= diagnostics.optimizer_figures(agent)
     return {**found, "steps": probe.summary()}
 
 

@@ -44,7 +44,12 @@ def figures(agent: Agent, replay: Replay) -> dict[str, float]:
         found = _losses(agent, replay) | _returns(agent, replay)
     finally:
         agent.network.train(training[0]), agent.target.train(training[1])
-    return found | {f"kfac_{name}": value for name, value in agent.optimizer.figures().items()}
+    return found | optimizer_figures(agent)
+
+
+def optimizer_figures(agent: Agent) -> dict[str, float]:
+    """Returns `kfac_…`, the figures of the optimizer's last step; see `KFAC.figures`. Adam has none."""
+    return {f"kfac_{name}": value for name, value in agent.optimizer.figures().items()}
 
 
 def unsampled(replay: Replay) -> tuple[Tensor, Tensor]:

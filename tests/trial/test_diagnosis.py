@@ -56,3 +56,14 @@ def test_the_command_prints_json_and_refuses_what_is_no_run(run: Path, tmp_path:
         diagnose(tmp_path)
     with pytest.raises(InputError, match="at least 5"):
         diagnose(run, updates=4)
+
+
+def test_figures_of_k_fac_are_those_of_a_step_that_was_measured(tmp_path: Path) -> None:
+    overrides = {**_SHORT, "optimizer": "kfac", "learning_rate": 0.003}
+    spec = make_spec(game="pong", variant="denoised", seed=1, steps=220, overrides=overrides)
+    run_trial(spec.model_copy(update={"threads": 1, "device": "cpu"}), tmp_path / "kfac")
+    figures = diagnose(tmp_path / "kfac", updates=10, threads=1)["figures"]
+    # A restored optimizer has made no step, and would have neither.
+    assert 0 < figures["kfac_step_scale"] <= 1
+    assert 0 < figures["kfac_step_divergence"] < 1
+    assert figures["kfac_directions"] > 0

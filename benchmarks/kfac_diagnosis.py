@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--game", default="road_runner")
     parser.add_argument("--variant", default="trl-5x")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=100_000, help="length of the trial that the schedules are made for")
+    parser.add_argument("--steps", type=int, default=100_000, help="length of the trial, for its schedules")
     parser.add_argument("--updates", type=int, nargs="+", default=[2_000, 20_000, 50_000])
     parser.add_argument("--games", type=int, default=20)
     options = parser.parse_args()

@@ -22,6 +22,7 @@ from tensorrl.analysis.provenance import elapsed_seconds
 from tensorrl.analysis.records import SweepRecord
 from tensorrl.analysis.scoreboard import FINAL, PAPER
 from tensorrl.analysis.table_formats import Table, markdown
+from tensorrl.analysis.texts import NOTHING
 from tensorrl.sweeps.driver.estimate import Machine, estimate
 from tensorrl.sweeps.grid.files import load_sweep
 from tensorrl.sweeps.store.exchange import EXPORT_FILE, import_
@@ -107,23 +108,25 @@ def _estimates(record: SweepRecord) -> Table | None:
     spec = load_sweep(file)
     rows = []
     for label in record.labels:
-        own = [c for c in record.of(label) if c.state == "finished" and elapsed_seconds(c) and not c.axes]
-        foretold = [_foretold(spec, record, cell.key) for cell in own]
-        pairs = [
-            (one, took) for one, cell in zip(foretold, own, strict=True) if one and (took := elapsed_seconds(cell))
-        ]
-        if len(record.cells) > 1 and pairs:
-            shares = [one / took - 1 for one, took in pairs]
-            rows.append(
-                [label, str(len(pairs)), _minutes([p[0] for p in pairs]), _minutes([p[1] for p in pairs]), _off(shares)]
-            )
+        own = [c for c in record.of(label) if c.state == "finished" and not c.axes]
+        told = [(_foretold(spec, record, cell.key), cell.result.get("processor_seconds"), cell) for cell in own]
+        known = [(one, busy, elapsed_seconds(cell)) for one, busy, cell in told if one and busy]
+        if known:
+            shares = [one / busy - 1 for one, busy, _ in known]
+            took = [each for _, _, each in known if each]
+            columns = ([one for one, _, _ in known], [busy for _, busy, _ in known], took)
+            rows.append([label, str(len(known)), *(_minutes(each) for each in columns), _off(shares)])
     if not rows:
         return None
     return Table(
         "estimates",
         "Whole trials, minutes: what `tensorrl sweep --check` says of a cell from the others, and what it took",
-        ["Agent", "Cells", "Foretold", "Took", "Off by, lowest to highest"],
+        ["Agent", "Cells", "Foretold", "Processor time", "Wall-clock", "Off by, lowest to highest"],
         rows,
+        notes=[
+            "Medians. `--check` foretells the time on a core of the cell's own; processor time is what the cell needed "
+            "of one. Wall-clock time also has the waiting for a core on a machine that does other work."
+        ],
     )
 
 
@@ -138,7 +141,7 @@ def _foretold(spec: object, record: SweepRecord, key: str) -> float | None:
 
 
 def _minutes(seconds: Sequence[float]) -> str:
-    return f"{statistics.median(seconds) / 60:.1f}"
+    return f"{statistics.median(seconds) / 60:.1f}" if seconds else NOTHING
 
 
 def _off(shares: Sequence[float]) -> str:

@@ -72,6 +72,7 @@ class TrialLoop:
         self.learning_seconds = 0.0
         self.learning_steps = 0
         self.evaluation_seconds = 0.0
+        self.evaluation_processor_seconds: float | None = 0.0
         self.processor_seconds_before = -time.process_time()
         self.point_scores: list[float] = []
         self.last_report = (0, 0.0)
@@ -93,6 +94,9 @@ class TrialLoop:
             self.learning_seconds = extra["learning_seconds"]
             self.learning_steps = extra["learning_steps"]
             self.evaluation_seconds = extra.get("evaluation_seconds", 0.0)
+            # Checkpoints of before it was kept do not know it.
+            known = extra.get("evaluation_processor_seconds", None if self.evaluation_seconds else 0.0)
+            self.evaluation_processor_seconds = known
             self.processor_seconds_before += extra.get("processor_seconds", 0.0)
             self.point_scores = extra["point_scores"]
             self.reconstruction_error = extra.get("reconstruction_error")
@@ -202,6 +206,7 @@ class TrialLoop:
             "learning_seconds": self.learning_seconds,
             "learning_steps": self.learning_steps,
             "evaluation_seconds": self.evaluation_seconds,
+            "evaluation_processor_seconds": self.evaluation_processor_seconds,
             "processor_seconds": self._processor_seconds(),
             "point_scores": self.point_scores,
             "last_report": list(self.last_report),
@@ -215,9 +220,11 @@ class TrialLoop:
 
     def _evaluate(self, episodes: int, *, seed: int, **options: Any) -> list[float]:
         """Returns the scores of full games; see `play_episodes` for the options."""
-        start = time.perf_counter()
+        start, busy = time.perf_counter(), time.process_time()
         played = self.training.evaluate(episodes, seed=seed, threads=self.threads, **options)
         self.evaluation_seconds += time.perf_counter() - start
+        if self.evaluation_processor_seconds is not None:
+            self.evaluation_processor_seconds += time.process_time() - busy
         return [episode.score for episode in played]
 
     def _processor_seconds(self) -> float:
@@ -237,7 +244,7 @@ class TrialLoop:
             seed=self._evaluation_seed() + 1,
             on_episode=lambda over: self.on_report({"final_games": over, "of": episodes}),
         )
-        score = _mean(self.point_scores)
+        score, busy = _mean(self.point_scores), self.evaluation_processor_seconds
         return {
             "score": score,
             "human_normalized": games.human_normalized(game.name, score),
@@ -249,6 +256,7 @@ class TrialLoop:
             "episodes": self.training.episodes,
             "training_seconds": self.training_seconds,
             "evaluation_seconds": self.evaluation_seconds,
+            **({} if busy is None else {"evaluation_processor_seconds": busy}),
             "processor_seconds": self._processor_seconds(),
             "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "steps_per_second": self.learning_steps / self.learning_seconds if self.learning_seconds else None,

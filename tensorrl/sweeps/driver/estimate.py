@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-import csv
-import functools
 import os
 import shutil
-import statistics
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from tensorrl.analysis.provenance import elapsed_seconds
+from tensorrl.sweeps.driver.speeds import MIB, START_SECONDS, Device, GameSeconds, measured, speed_of, table_speeds
 from tensorrl.sweeps.grid.cells import PlannedCell, cells
 from tensorrl.sweeps.grid.spec import SweepSpec
 from tensorrl.trial.cell import CellStatus
 from tensorrl.trial.settings import Settings, replay_slots, stored_frame
 
-Device = Literal["cpu", "cuda"]
-
-MIB = 2**20
-_SPEEDS = Path(__file__).parents[2] / "data" / "trial_speeds.csv"
 _FULL_STEPS = 100_000
-# From full trials of 100k steps on RoadRunner and Assault (docs/results-earlier.md), on a machine with other load:
-# 43 to 239 s for the last evaluation of 100 games, 47 to 65 MiB on disk.
-_GAME_SECONDS = 1.5
-# Time of an agent step without an update, over that of one with: 0.11 for rainbow, 0.13 for trl-5x, 0.09 for
-# kfac-trl-5x, 0.04 for pong-dqn (processor time on one thread of an Intel Xeon).
-_ACTING = 0.1
+# Full trials of 100k steps on RoadRunner and Assault (docs/results-earlier.md) took 47 to 65 MiB.
 _DISK = 65 * MIB
-# Imports, the emulator and the first report: `python -m benchmarks.startup` gives 4 s for `tensorrl train` alone. RLlib
-# needs 2 more seconds of a core.
-_START_SECONDS = 10.0
 # RLlib's share of the memory of a cell's process: a peak of 755 MB, against 654 MB with `tensorrl train`, over 400
 # steps of RoadRunner.
 _RLLIB = 100 * MIB
@@ -46,23 +30,6 @@ _SMALL_CARD = 16 * 1024 * MIB
 _PEAKS = 250 * MIB
 # Trials with the scattering stem keep each frame with its features, compressed.
 _COMPRESSED_FRAME = 1_500
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One row of `data/trial_speeds.csv`.
-
-    Attributes:
-        steps_per_second: agent steps per second of one trial, on an otherwise idle core or alone on a GPU.
-        memory: bytes of main memory, not counting a replay in main memory.
-        gpu_memory: bytes of GPU memory, including a replay of 100k steps; 0 on the CPU.
-        source: how it was measured.
-    """
-
-    steps_per_second: float
-    memory: float
-    gpu_memory: float
-    source: str
 
 
 @dataclass(frozen=True)
@@ -82,21 +49,6 @@ class Machine:
     gpus: float
     memory: float
     gpu_memory: float | None = None
-
-
-@functools.cache
-def measured() -> dict[tuple[str, str], Measured]:
-    """Returns the measurements by device and variant; `python -m benchmarks.trial_speeds` repeats them."""
-    with _SPEEDS.open(newline="", encoding="utf-8") as file:
-        return {
-            (row["device"], row["variant"]): Measured(
-                float(row["steps_per_second"]),
-                float(row["memory_mib"]) * MIB,
-                float(row["gpu_memory_mib"]) * MIB,
-                row["source"],
-            )
-            for row in csv.DictReader(file)
-        }
 
 
 def replay_bytes(settings: Settings, steps: int) -> int:
@@ -192,10 +144,11 @@ def estimate(spec: SweepSpec, rows: Sequence[CellStatus], there: Sequence[Machin
     """
     device: Device = "cuda" if spec.resources.gpus != 0 and any(machine.gpus for machine in there) else "cpu"
     left = [row for row in rows if row.state != "finished"]
-    table = _table_speeds(spec, device)
-    speeds = {variant: _speed(variant, rows, device, table) for variant in spec.variants}
-    game = _game_seconds(rows)
-    seconds = {variant: _seconds(spec, variant, left, speeds[variant][0], game) for variant in spec.variants}
+    kinds = [(cell.trial.variant, cell.trial.settings.update_interval) for cell in _kinds(spec)]
+    table = table_speeds(kinds, device)
+    speeds = {variant: speed_of(variant, rows, device, table) for variant in spec.variants}
+    games = GameSeconds(rows)
+    seconds = {variant: _seconds(spec, variant, left, speeds[variant][0], games) for variant in spec.variants}
     fits = {machine.name: trials_at_once(spec, machine, device) for machine in there}
     total = sum(fits.values())
     at_once = min(total, spec.max_concurrent or total, max(1, len(left)))
@@ -238,74 +191,18 @@ def estimate(spec: SweepSpec, rows: Sequence[CellStatus], there: Sequence[Machin
 
 
 def _seconds(
-    spec: SweepSpec, variant: str, left: Sequence[CellStatus], speed: float | None, game_seconds: float
+    spec: SweepSpec,
+    variant: str,
+    left: Sequence[CellStatus],
+    speed: float | None,
+    games: GameSeconds,
 ) -> float | None:
     """Returns the seconds that a variant's unfinished cells take one after the other; None if the speed is unknown."""
     if speed is None:
         return None
     own = [row for row in left if row.variant == variant]
-    return sum((row.steps - row.agent_steps) / speed for row in own) + len(own) * (
-        _START_SECONDS + game_seconds * _games(spec, variant)
-    )
-
-
-def _table_speeds(spec: SweepSpec, device: Device) -> dict[str, float]:
-    """Returns the agent steps per second of the sweep's variants by the table, which has an update at every step."""
-    shares: dict[str, list[float]] = {}
-    for cell in _kinds(spec):
-        time_of_a_step = _ACTING + (1 - _ACTING) / cell.trial.settings.update_interval
-        shares.setdefault(cell.trial.variant, []).append(time_of_a_step)
-    return {
-        variant: measured()[device, variant].steps_per_second / statistics.mean(each)
-        for variant, each in shares.items()
-        if (device, variant) in measured()
-    }
-
-
-def _speed(
-    variant: str, rows: Sequence[CellStatus], device: Device, table: Mapping[str, float]
-) -> tuple[float | None, str]:
-    """Returns a variant's agent steps per second, and where the figure comes from.
-
-    The speed comes from the sweep's own finished cells; if there are none, from the table, which was measured on
-    another machine. The table's speed is scaled by how finished cells of other variants compare with the table.
-    """
-    own = _own_speeds(variant, rows, device)
-    if own:
-        return statistics.median(own), f"{len(own)} finished cells of this sweep"
-    if variant not in table:
-        return None, "not measured on a GPU yet: run one cell, and ask again"
-    source = measured()[device, variant].source
-    shares = [statistics.median(speeds) / table[each] for each in table if (speeds := _own_speeds(each, rows, device))]
-    if not shares:
-        return table[variant], source
-    share = statistics.median(shares)
-    return share * table[variant], f"{share:.2f} x {source}: so are this sweep's finished cells"
-
-
-def _own_speeds(variant: str, rows: Sequence[CellStatus], device: Device) -> list[float]:
-    return [
-        float(row.result["steps_per_second"])
-        for row in rows
-        if row.variant == variant
-        and row.result.get("steps_per_second")
-        and str(row.result.get("device", "cpu")).partition(":")[0] == device
-    ]
-
-
-def _game_seconds(rows: Sequence[CellStatus]) -> float:
-    """Returns the seconds per evaluation game, from the sweep's own finished cells or from earlier measurements."""
-    own = []
-    for row in rows:
-        played = len(row.result.get("score_episodes") or ()) + len(row.result.get("final_episodes") or ())
-        took, trained, whole = row.result.get("evaluation_seconds"), row.result.get("training_seconds"), None
-        if took is None and row.state == "finished":
-            whole = elapsed_seconds(row)
-        if took is None and whole is not None and trained is not None:
-            took = max(0.0, whole - trained - _START_SECONDS)
-        if took is not None and played:
-            own.append(float(took) / played)
-    return statistics.median(own) if own else _GAME_SECONDS
+    played = _games(spec, variant)
+    return sum(START_SECONDS + (row.steps - row.agent_steps) / speed + played * games.of(row.game) for row in own)
 
 
 def _games(spec: SweepSpec, variant: str) -> float:

@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 
 from tensorrl.errors import InputError
-from tensorrl.sweeps.driver.estimate import Device, Machine, cell_memory, trials_per_gpu
+from tensorrl.sweeps.driver.estimate import Machine, cell_memory, trials_per_gpu
+from tensorrl.sweeps.driver.speeds import Device
 from tensorrl.sweeps.grid.spec import SweepSpec
 
 _GIB = 2**30

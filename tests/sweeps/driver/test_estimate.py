@@ -12,12 +12,12 @@ from tensorrl.sweeps.driver.estimate import (
     Machine,
     cell_memory,
     estimate,
-    measured,
     replay_bytes,
     trials_at_once,
     trials_per_gpu,
 )
 from tensorrl.sweeps.driver.resources import fit
+from tensorrl.sweeps.driver.speeds import measured
 from tensorrl.trial.settings import Settings
 from tensorrl.trial.variants import VARIANTS
 
@@ -109,6 +109,27 @@ def test_a_variant_without_finished_cells_is_reckoned_as_much_slower_as_the_othe
     trained = 100_000 / speeds["rainbow"] + 2 * 100_000 / speeds["trl-5x"]
     # Three cells are left: ten seconds to start, and 109 games of three seconds each.
     assert 3600 * found["hours"] == pytest.approx(trained + 3 * (10 + 327))
+
+
+def test_a_busy_machine_does_not_make_finished_cells_look_slow() -> None:
+    spec = sweep(games=["pong", "breakout"], seeds=1, variants=["rainbow", "denoised"])
+    rows = {(row.game, row.variant): row for row in waiting(spec)}
+    # 500 s of training took 2,000 s, and an evaluation of 218 s of processor time 327 s.
+    result = {
+        "steps_per_second": 50.0, "device": "cpu", "threads": 1, "training_seconds": 2_000.0,
+        "evaluation_seconds": 327.0, "evaluation_processor_seconds": 218.0, "processor_seconds": 728.0,
+        "score_episodes": [0.0] * 9, "final_episodes": [0.0] * 100,
+    }  # fmt: skip
+    slow_game = {**result, "evaluation_processor_seconds": 2_180.0, "evaluation_seconds": 2_180.0}
+    slow_game["processor_seconds"] = 2_690.0
+    for key, found in ((("pong", "rainbow"), result), (("breakout", "rainbow"), slow_game)):
+        rows[key] = CellStatus(**{**rows[key].__dict__, "state": "finished", "result": found})
+    known = rows[("pong", "rainbow")], rows[("breakout", "rainbow")]
+    for game, seconds in (("pong", 2.0), ("breakout", 20.0)):
+        got = estimate(spec, [*known, rows[(game, "denoised")]], [machine(cpus=1)])
+        speeds = {each["variant"]: each["steps_per_second"] for each in got["variants"]}
+        assert speeds["rainbow"] == pytest.approx(200.0)
+        assert 3600 * got["hours"] == pytest.approx(10 + 100_000 / speeds["denoised"] + 109 * seconds)
 
 
 def test_memory_limits_trials_as_cores_do() -> None:

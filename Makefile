@@ -125,7 +125,7 @@ bench-scaling: install ## what a cell costs driver, Ray and MLflow: 1,000 cells 
 lock: install ## writes the image's locks, with the hash of every file, after a change of versions (docker/lock.sh)
 	PATH="$(abspath $(BIN)):$$PATH" docker/lock.sh
 
-results: install ## makes the tables and figures of docs/results.md from the data in docs/results
+results: install ## makes the tables and figures of docs/results.md and docs/kfac.md from the data beside them
 	$(BIN)/python -m benchmarks.results
 
 clean: ## removes caches and build outputs; .venv and runs stay

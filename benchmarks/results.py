@@ -1,9 +1,10 @@
-"""Makes the tables and figures of docs/results.md from the data in docs/results/, which `tensorrl export` wrote.
+"""Makes tables and figures of docs/ from the data beside them, which `tensorrl export` wrote.
 
     python -m benchmarks.results
 
 reads every export in docs/results/, writes the figures of its sweeps to docs/figures/ and their tables into
-docs/results.md, between the lines that begin with `<!-- made` and `<!-- end`. The same data give the same bytes.
+docs/results.md, between the lines that begin with `<!-- made` and `<!-- end`. From the export in docs/kfac-search/ it
+makes the table of K-FAC's search in docs/kfac.md. The same data give the same bytes.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks import kfac_search
 from tensorrl import files
 from tensorrl.analysis import answers, report
 from tensorrl.analysis.page import Picture
@@ -35,24 +37,30 @@ TABLES = (
     "improvement-final", "costs", "origin",
 )  # fmt: skip
 FIGURES = ("learning-curves", "aggregates", "frontier", "figure1", "figure3", "figure4")
-_START, _END = "<!-- made by `make results` from docs/results: do not edit -->", "<!-- end of what is made -->"
+_START, _END = "<!-- made by `make results` from {data}: do not edit -->", "<!-- end of what is made -->"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="folder of results.md, results/ and figures/")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="folder of the pages, their data and figures/")
     docs = parser.parse_args().docs
     made, pictures = make(docs / "results")
-    page = docs / "results.md"
-    before, start, rest = page.read_text().partition(_START)
-    _, end, after = rest.partition(_END)
-    if not start or not end:
-        raise SystemExit(f"{page}: has no place for what is made (needed: the lines {_START} and {_END})")
     (docs / "figures").mkdir(exist_ok=True)
     for name, content in pictures.items():
         files.write_bytes(docs / "figures" / name, content, sync=False)
-    files.write_text(page, f"{before}{_START}\n\n{made}\n{_END}{after}", sync=False)
-    print(f"{page}: {made.count(chr(10))} lines, {len(pictures)} figures")
+    put(docs / "results.md", "docs/results", made)
+    put(docs / "kfac.md", "docs/kfac-search", markdown(kfac_search.table(docs / "kfac-search")) + "\n")
+    print(f"{docs}: {len(pictures)} figures, and the tables of results.md and kfac.md")
+
+
+def put(page: Path, data: str, made: str) -> None:
+    """Puts what was made from `data` into a page, between the two lines that are there for it."""
+    start_line = _START.format(data=data)
+    before, start, rest = page.read_text().partition(start_line)
+    _, end, after = rest.partition(_END)
+    if not start or not end:
+        raise SystemExit(f"{page}: has no place for what is made (needed: the lines {start_line} and {_END})")
+    files.write_text(page, f"{before}{start_line}\n\n{made}\n{_END}{after}", sync=False)
 
 
 def make(data: Path) -> tuple[str, dict[str, bytes]]:

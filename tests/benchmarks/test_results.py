@@ -34,7 +34,9 @@ def test_a_page_is_made_anew_from_more_data_and_nothing_around_it_changes(
     two = {name: PAPER_VARIANTS[name] for name in ("rainbow", "trl-5x")}
     make_sweep(tmp_path / "runs", "pilot", ["assault", "breakout"], two, range(2))
     export("pilot", tmp_path / "docs" / "results" / "pilot", store=tmp_path / "runs")
-    shutil.copy(DOCS / "results.md", tmp_path / "docs" / "results.md")
+    shutil.copytree(DOCS / "kfac-search", tmp_path / "docs" / "kfac-search")
+    for page in ("results.md", "kfac.md"):
+        shutil.copy(DOCS / page, tmp_path / "docs" / page)
     monkeypatch.setattr("sys.argv", ["results", "--docs", str(tmp_path / "docs")])
     results.main()
     page = (tmp_path / "docs" / "results.md").read_text()

@@ -49,7 +49,7 @@ class Task:
     """Adam's; K-FAC makes half as many."""
     kfac: dict[str, object]
     learning_rates: dict[str, tuple[float, ...]]
-    """The grid of each optimizer; a choice at its end would ask for a longer one."""
+    """The grid of each optimizer."""
 
 
 def tasks() -> list[Task]:

@@ -133,7 +133,8 @@ def _estimates(record: SweepRecord) -> Table | None:
         rows,
         notes=[
             "Medians. `--check` foretells the time on a core of the cell's own; processor time is what the cell needed "
-            "of one. Wall-clock time also has the waiting for a core on a machine that does other work."
+            "of one, and grows where more runs than there are cores share caches. Wall-clock time also has the waiting "
+            "for a core."
         ],
     )
 

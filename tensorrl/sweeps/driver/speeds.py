@@ -150,9 +150,9 @@ def _waiting(row: CellStatus) -> tuple[float, float]:
     trained, evaluated = result.get("training_seconds"), result.get("evaluation_seconds")
     busy, evaluating = result.get("processor_seconds"), result.get("evaluation_processor_seconds")
     alone = result.get("device", "cpu") == "cpu" and result.get("threads") == 1
-    if not (alone and trained and evaluated and busy):
+    if not (alone and trained and evaluated and busy) or busy <= (evaluating or 0.0):
         return 1.0, 1.0
     if not evaluating:
         evaluating = busy * evaluated / (trained + evaluated)
-    learning = busy - evaluating - START_SECONDS
-    return max(1.0, trained / learning) if learning > 0 else 1.0, max(1.0, evaluated / evaluating)
+    # The start is counted as learning: in a trial of seconds, what is left without it would be mostly error.
+    return max(1.0, trained / (busy - evaluating)), max(1.0, evaluated / evaluating)

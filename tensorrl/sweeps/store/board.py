@@ -114,7 +114,7 @@ class Board:
             return
         try:
             self._on_update(rows)
-        except Exception:
+        except Exception:  # a caller's display may fail in any way; trials of hours must not end with it
             _log.exception("the sweep continues, but its progress cannot be shown")
 
     def _save(self, rows: Sequence[CellStatus], now: float, *, at_once: bool) -> None:

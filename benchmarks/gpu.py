@@ -1,6 +1,6 @@
 """One stage of what `benchmarks/gpu.sh` measures on a GPU; its figures are written as soon as they are there.
 
-    python -m benchmarks.gpu STAGE [VARIANT] --out FOLDER [--mps] [--small]
+    python -m benchmarks.gpu STAGE [VARIANT] --out FOLDER [--mps] [--trials N…] [--small]
 
 machine: versions, the card, whether NVIDIA's MPS is there. tests: those marked `gpu`, by file. trial: one trial, each
 part of its steps timed apart. profile: where the device's time goes. together: 1, 4 and 16 trials at once (with
@@ -57,6 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--mps", action="store_true")
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--trials", type=int, nargs="+", metavar="N", help="of `together`: how many at once")
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -174,7 +175,7 @@ def together(options: argparse.Namespace) -> None:
     if options.mps and not options.small and shutil.which(mps.CONTROL) is None:
         keep(options, "together-mps", {"skipped": f"{mps.CONTROL} is not here"})
         return
-    counts = (1, 2) if options.small else (16,) if options.mps else (1, 4, 16)
+    counts = options.trials or ((1, 2) if options.small else (16,) if options.mps else (1, 4, 16))
     with mps.daemon() if options.mps and not options.small else nullcontext():
         for count in counts:
             name = f"together-{count}{'-mps' if options.mps else ''}"

@@ -6,6 +6,7 @@ game, and their share of what `trl-5x` with Adam at data-efficient Rainbow's own
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,7 +32,7 @@ def table(data: Path) -> Table:
         rows.setdefault(row, {}).setdefault(str(cell.trial["game"]), []).append(cell)
     played = sorted({game for each in rows.values() for game in each})
     shares = {row: _share(each, rows.get((label({}), row[1]), {})) for row, each in rows.items()}
-    order = sorted(rows, key=lambda row: (-row[1], -(shares[row] or -9e9), row[0]))
+    order = sorted(rows, key=lambda row: (-row[1], -(shares[row] or (-9e9, 0))[0], row[0]))
     return Table(
         "kfac-search",
         "The search: mean of the games at the end / mean of the nine games of the paper's protocol",
@@ -39,8 +40,9 @@ def table(data: Path) -> Table:
         [[*_cells(row, rows[row], played), _percent(shares[row])] for row in order],
         notes=[
             f"Settings: changes to `{_BASE}` (Adam at 0.0001); `kfac_curvature_interval` is 25 in all of K-FAC's. "
-            "(n): the mean of n seeds, else one seed. Share: (score − random) / (Adam's score − random), by the mean "
-            "of all games that a trial played, then the mean over games on which both have run.",
+            "(n): the mean of n seeds, else one seed. Share: (score − random) / (Adam's mean score − random), by the "
+            "mean of all games that a trial played, then the mean over games; ±: its standard error, by how far "
+            "seeds of one game differ.",
         ],
     )
 
@@ -65,18 +67,22 @@ def _scores(cell: CellFile) -> list[float]:
     return [*cell.result["score_episodes"], *cell.result["final_episodes"]]
 
 
-def _share(cells: Mapping[str, Sequence[CellFile]], adam: Mapping[str, Sequence[CellFile]]) -> float | None:
-    def gain(game: str, of: Mapping[str, Sequence[CellFile]]) -> float:
-        seeds = {cell.trial["seed"] for cell in cells[game]} & {cell.trial["seed"] for cell in adam[game]}
-        found = [statistics.fmean(_scores(cell)) for cell in of[game] if cell.trial["seed"] in seeds]
-        return statistics.fmean(found) - (games.get(game).random or 0.0)
+def _share(
+    cells: Mapping[str, Sequence[CellFile]], adam: Mapping[str, Sequence[CellFile]]
+) -> tuple[float, float] | None:
+    """The mean over games of a row's gain over Adam's, and its standard error (NaN where a game has one seed)."""
+    shares, variance = [], 0.0
+    for game in sorted(set(cells) & set(adam)):
+        random = games.get(game).random or 0.0
+        unit = statistics.fmean(_mean(cell) for cell in adam[game]) - random
+        own = [(_mean(cell) - random) / unit for cell in cells[game]]
+        shares.append(statistics.fmean(own))
+        variance += statistics.variance(own) / len(own) if len(own) > 1 else math.nan
+    return (statistics.fmean(shares), math.sqrt(variance) / len(shares)) if shares else None
 
-    common = [
-        game
-        for game in cells
-        if {cell.trial["seed"] for cell in cells[game]} & {cell.trial["seed"] for cell in adam.get(game, ())}
-    ]
-    return statistics.fmean(gain(game, cells) / gain(game, adam) for game in common) if common else None
+
+def _mean(cell: CellFile) -> float:
+    return statistics.fmean(_scores(cell))
 
 
 def _cells(row: _Row, cells: Mapping[str, Sequence[CellFile]], played: Sequence[str]) -> list[str]:
@@ -91,5 +97,8 @@ def _game(cells: Sequence[CellFile]) -> str:
     return f"{final:,.0f} / {paper:,.0f}" + (f" ({len(cells)})" if len(cells) > 1 else "")
 
 
-def _percent(share: float | None) -> str:
-    return NOTHING if share is None else f"{share:.0%}".replace("-", "−")
+def _percent(share: tuple[float, float] | None) -> str:
+    if share is None:
+        return NOTHING
+    mean, error = share
+    return (f"{mean:.0%}" if math.isnan(error) else f"{mean:.0%} ± {error:.0%}").replace("-", "−")

@@ -21,9 +21,14 @@ _DISK = 65 * MIB
 # RLlib's share of the memory of a cell's process: a peak of 755 MB, against 654 MB with `tensorrl train`, over 400
 # steps of RoadRunner.
 _RLLIB = 100 * MIB
-# GPU memory of a trial besides replay: PyTorch's CUDA context and libraries; cuBLAS's workspaces, 32 MiB for each of
-# two streams (the one of recordings and the default one); weights, recordings, evaluation games. Not measured yet.
-_CUDA_CONTEXT = (600 + 2 * 32 + 256) * MIB
+# GPU memory of a trial besides replay: CUDA's context, cuBLAS's workspaces, weights, recordings, evaluation games. 24
+# trials of 25k steps on an H200, half of them with K-FAC, took 31,922 MiB: 1,330 each, of which 180 are replay.
+_CUDA_CONTEXT = 1_200 * MIB
+# Main memory that CUDA adds to a trial: peaks of 1,908 MiB (trl-5x) and 2,068 MiB (kfac-trl-5x) in the same run,
+# against 366 and 400 MiB in the table for a CPU.
+_CUDA_HOST = 1_450 * MIB
+# Speed of one of 16 trials that share an H200 through MPS, over that of one alone: 215 of 368 steps/s.
+_SHARED = 0.58
 _SMALL_CARD = 16 * 1024 * MIB
 # Memory of full trials beyond replay and the sizes in the table: packing checkpoints, evaluating sixteen games.
 # Assault's peak was 1,164 MiB: 536 of replay, 387 in the table.
@@ -83,8 +88,9 @@ def _kinds(spec: SweepSpec) -> list[PlannedCell]:
 
 def _trial_memory(cell: PlannedCell, device: Device) -> float:
     replay = replay_bytes(cell.trial.settings, cell.trial.steps) if device == "cpu" else 0
-    row = measured().get((device, cell.trial.variant)) or measured()["cpu", cell.trial.variant]
-    return row.memory + _PEAKS + _RLLIB + replay
+    own = measured().get((device, cell.trial.variant))
+    memory = own.memory if own else measured()["cpu", cell.trial.variant].memory
+    return memory + _PEAKS + _RLLIB + replay + (_CUDA_HOST if device == "cuda" and own is None else 0)
 
 
 def trials_per_gpu(spec: SweepSpec, machine: Machine) -> int:
@@ -145,11 +151,12 @@ def estimate(spec: SweepSpec, rows: Sequence[CellStatus], there: Sequence[Machin
     device: Device = "cuda" if spec.resources.gpus != 0 and any(machine.gpus for machine in there) else "cpu"
     left = [row for row in rows if row.state != "finished"]
     kinds = [(cell.trial.variant, cell.trial.settings.update_interval) for cell in _kinds(spec)]
-    table = table_speeds(kinds, device)
+    fits = {machine.name: trials_at_once(spec, machine, device) for machine in there}
+    shared = device == "cuda" and any(fits[machine.name] > machine.gpus for machine in there)
+    table = {variant: speed * (_SHARED if shared else 1) for variant, speed in table_speeds(kinds, device).items()}
     speeds = {variant: speed_of(variant, rows, device, table) for variant in spec.variants}
     games = GameSeconds(rows)
     seconds = {variant: _seconds(spec, variant, left, speeds[variant][0], games) for variant in spec.variants}
-    fits = {machine.name: trials_at_once(spec, machine, device) for machine in there}
     total = sum(fits.values())
     at_once = min(total, spec.max_concurrent or total, max(1, len(left)))
     work = None if None in seconds.values() else sum(each or 0.0 for each in seconds.values())

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from tensorrl.errors import InputError
-from tensorrl.sweeps.driver.estimate import Machine, cell_memory, trials_per_gpu
+from tensorrl.sweeps.driver.estimate import Machine, cell_memory, this_machine, trials_per_gpu
 from tensorrl.sweeps.driver.speeds import Device
 from tensorrl.sweeps.grid.spec import SweepSpec
 
@@ -16,15 +16,20 @@ _GPU_GRAIN = 10_000
 
 
 def machines() -> list[Machine]:
-    """Returns the machines of the Ray that this process is connected to."""
+    """Returns the machines of the Ray that this process is connected to.
+
+    Ray does not know how much memory a GPU has, so it is known of this machine's only.
+    """
     import ray
 
+    here = ray.get_runtime_context().get_node_id()
     return [
         Machine(
             name=f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})",
             cpus=node["Resources"].get("CPU", 0.0),
             gpus=node["Resources"].get("GPU", 0.0),
             memory=node["Resources"].get("memory", 0.0),
+            gpu_memory=this_machine().gpu_memory if node["NodeID"] == here else None,
         )
         for node in ray.nodes()
         if node["Alive"]

@@ -200,6 +200,11 @@ def _check_together(settings: Settings) -> None:
         raise InputError("setting decoupled_weight_decay=true needs weight_decay above 0")
     if settings.reset_layers != "outputs" and settings.reset_interval is None:
         raise InputError(f"setting reset_layers={settings.reset_layers} needs reset_interval")
+    if settings.optimizer != "kfac":
+        for name, field in Settings.model_fields.items():
+            value = getattr(settings, name)
+            if name.startswith("kfac_") and value != field.default:
+                raise InputError(f"setting {name}={value} needs optimizer=kfac (or a variant with K-FAC)")
 
 
 @functools.lru_cache(maxsize=1024)

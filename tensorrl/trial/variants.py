@@ -78,7 +78,8 @@ def get(name: str, *, where: str | None = None) -> Variant:
 def resolve(name: str, overrides: Mapping[str, Any] | None = None) -> Settings:
     """Settings of a variant, with a user's own on top.
 
-    A budget given by the user takes the place of the variant's own.
+    A budget given by the user takes the place of the variant's own. With another optimizer than the variant's, the
+    variant's own settings of K-FAC have no meaning, and are left out.
 
     Raises:
         InputError: unknown variant, setting or value.
@@ -86,4 +87,6 @@ def resolve(name: str, overrides: Mapping[str, Any] | None = None) -> Settings:
     changes, overrides = dict(get(name).changes), dict(overrides or {})
     if {"compression", "coefficients"} & overrides.keys():
         changes.pop("compression", None)
+    if overrides.get("optimizer", "kfac") != "kfac":
+        changes = {name: value for name, value in changes.items() if not name.startswith("kfac_")}
     return make_settings({**changes, **overrides})

@@ -51,11 +51,18 @@ def _blank(agent: Any) -> torch.Tensor:
     [
         ({"decoupled_weight_decay": True}, "decoupled_weight_decay=true needs weight_decay above 0"),
         ({"reset_layers": "streams"}, "reset_layers=streams needs reset_interval"),
+        ({"kfac_damping": 0.1}, "kfac_damping=0.1 needs optimizer=kfac"),
     ],
 )
 def test_settings_that_mean_nothing_together_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         network_spec(resolve("trl-5x", changes), 6)
+
+
+def test_a_variant_with_k_fac_takes_another_optimizer() -> None:
+    settings = resolve("kfac-trl-5x", {"optimizer": "adam", "learning_rate": 1e-4})
+    assert settings == resolve("trl-5x")
+    network_spec(settings, 6)
 
 
 def _state(training: Training) -> dict[str, torch.Tensor]:

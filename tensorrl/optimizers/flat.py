@@ -90,10 +90,14 @@ class FlatBlocks:
                 self._step_views += block.views(step)
             start = end
         self._order: _Order | None = None
+        self._block_of: Tensor | None = None
         if dense:
             self._order = _Order(by_shape.values(), self.gradients)
             self._gradient_views = self._order.views
             self._step_views = self._order.views
+        if dense and graft is not None:
+            numbers = torch.arange(len(sizes), device=device)
+            self._block_of = numbers.repeat_interleave(torch.tensor(sizes, device=device))
 
     def collect(self, weight_decay: float) -> None:
         """Copies the parameters' gradients, 0 where there is none, plus weight decay."""
@@ -159,7 +163,11 @@ class FlatBlocks:
         mine, adams = (torch.stack(torch._foreach_norm(slices)) for slices in (self._slices, self._adams_slices))
         # A block that does not move has no direction to scale.
         ratios = torch.where(mine > 0, adams * lr / mine, 0)
-        torch._foreach_mul_(self._slices, list(ratios.unbind()))
+        if self._block_of is None:
+            torch._foreach_mul_(self._slices, list(ratios.unbind()))
+        else:
+            # By a list of numbers that lie on a GPU, PyTorch multiplies tensor by tensor.
+            self.steps.mul_(ratios.index_select(0, self._block_of))
 
     def _shrink(self, share: float | Tensor) -> None:
         """Adds −share · θ to `steps`, for the parameters that a step moves."""

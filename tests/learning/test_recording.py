@@ -100,10 +100,11 @@ def test_recorded_steps_use_no_operator_that_pytorch_calls_not_deterministic_on_
     assert sorted({name_of(function) for function, args, _, _ in calls if not is_repeatable(function, args)}) == []
 
 
-def test_a_recorded_step_of_kfac_exchanges_only_tensors_without_gaps_with_the_parameters():
+@pytest.mark.parametrize("settings", [{}, {"kfac_graft": True}])
+def test_a_recorded_step_of_kfac_exchanges_only_tensors_without_gaps_with_the_parameters(settings):
     """PyTorch's CUDA kernels take many tensors at once only where each is dense and lies as its partner does."""
     recorder = OperatorRecorder()
-    training = build("kfac-trl-10x", recorder)
+    training = build("kfac-trl-10x", recorder, **settings)
     training.run(60)
     training.close()
     calls = [call for call in recorder.tapes["learn"].calls if name_of(call[0]).startswith("_foreach")]

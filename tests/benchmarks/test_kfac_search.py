@@ -34,13 +34,14 @@ def test_a_row_is_named_by_what_it_changes(variant: str, changes: dict[str, obje
     assert label(resolve(variant, overrides).model_dump(mode="json")) == said
 
 
-def test_gains_over_a_random_agent_are_beside_adam_s_on_games_that_both_have(tmp_path: Path) -> None:
-    make_sweep(tmp_path / "runs", "search", ["krull", "kangaroo"], {"trl-5x": 1.0, "kfac-trl-5x": 1.0}, [1000])
-    # Random agents score 1,598 in Krull and 52 in Kangaroo.
-    scores = {"krull-trl-5x": 2_598, "kangaroo-trl-5x": 152, "krull-kfac-trl-5x": 2_098, "kangaroo-kfac-trl-5x": 252}
-    for path in (tmp_path / "runs").glob("*/result.json"):
+def rows_of(folder: Path, scores: dict[str, dict[int, int]]) -> list[list[str]]:
+    """Rows for scores by `<game>-<variant>` and seed. Random agents score 1,598 in Krull and 52 in Kangaroo."""
+    seeds = sorted(next(iter(scores.values())))
+    played = sorted({name.partition("-")[0] for name in scores})
+    make_sweep(folder / "runs", "search", played, {"trl-5x": 1.0, "kfac-trl-5x": 1.0}, seeds)
+    for path in (folder / "runs").glob("*/result.json"):
         result = json.loads(path.read_text())
-        score = float(scores[path.parent.name.partition("-seed")[0]])
+        score = float(scores[path.parent.name.partition("-seed")[0]][result["seed"]])
         result |= {
             "updates": 1,
             "score_episodes": [score] * 9,
@@ -49,12 +50,24 @@ def test_gains_over_a_random_agent_are_beside_adam_s_on_games_that_both_have(tmp
             "final_score": score,
         }
         path.write_text(json.dumps(result))
-    export("search", tmp_path / "data", store=tmp_path / "runs")
-    found = table(tmp_path / "data")
-    first, second = found.rows
+    export("search", folder / "data", store=folder / "runs")
+    return table(folder / "data").rows
+
+
+def test_gains_over_a_random_agent_are_beside_adam_s_on_games_that_both_have(tmp_path: Path) -> None:
+    scores = {"krull-trl-5x": 2_598, "kangaroo-trl-5x": 152, "krull-kfac-trl-5x": 2_098, "kangaroo-kfac-trl-5x": 252}
+    first, second = rows_of(tmp_path, {name: {1000: score} for name, score in scores.items()})
     assert first[0].startswith("K-FAC, learning_rate=")
     assert first[3:] == ["252 / 252", "2,098 / 2,098", "125%"]
     assert (second[0], second[3:]) == ("Adam", ["152 / 152", "2,598 / 2,598", "100%"])
+
+
+def test_two_seeds_give_a_standard_error(tmp_path: Path) -> None:
+    adam, kfac = {1000: 2_398, 1001: 2_798}, {1000: 2_098, 1001: 2_298}
+    first, second = rows_of(tmp_path, {"krull-trl-5x": adam, "krull-kfac-trl-5x": kfac})
+    # Gains of 0.8 and 1.2 of Adam's mean of 1,000, and of 0.5 and 0.7: half their distance each.
+    assert (first[0], first[-1]) == ("Adam", "100% ± 20%")
+    assert second[-2:] == ["2,198 / 2,198 (2)", "60% ± 10%"]
 
 
 def test_the_committed_table_is_what_the_committed_data_make() -> None:

@@ -37,7 +37,7 @@ def measure(variant: str, device: str, game: str) -> dict[str, float]:
 
     system.use_threads(1)
     system.keep_freed_memory()
-    overrides = {"learning_starts": WARM_UP, "epsilon_start": 0.01, "epsilon_end": 0.01}
+    overrides = {"learning_starts": WARM_UP, "epsilon_start": 0.01, "epsilon_end": 0.01, "update_interval": 1}
     spec = make_spec(game=game, variant=variant, steps=STEPS, overrides=overrides, device=device)
     training = build_training(spec, torch.device(device))
     clock = time.process_time if device == "cpu" else time.perf_counter

@@ -27,7 +27,15 @@ class Variant:
 
 _DENOISED = {"noisy": False}
 # From the search in docs/kfac.md, for all games.
-_KFAC = {"optimizer": "kfac", "learning_rate": 0.003, "kfac_curvature_interval": 25}
+_KFAC = {
+    "optimizer": "kfac",
+    "learning_rate": 2e-4,
+    "kfac_graft": True,
+    "kfac_relative_damping": True,
+    "kfac_curvature_interval": 25,
+    "update_interval": 2,
+    "target_interval": 1_000,
+}
 _PONG_DQN = {"torso": "nature", "hidden": 512, "atoms": 1, "noisy": False, "n_step": 3}
 
 
@@ -42,12 +50,12 @@ _LIST = (
         Variant(f"trl-{ratio:g}x", f"denoised, Tucker regression layers, {ratio:g}x fewer coefficients", _trl(ratio))
         for ratio in (2.5, 5, 10)
     ),
-    Variant("kfac-denoised", "denoised, K-FAC", {**_DENOISED, **_KFAC}),
-    Variant("kfac-trl-5x", "trl-5x, K-FAC", {**_trl(5), **_KFAC}),
-    Variant("kfac-trl-10x", "trl-10x, K-FAC", {**_trl(10), **_KFAC}),
+    Variant("kfac-denoised", "denoised, K-FAC, half the updates", {**_DENOISED, **_KFAC}),
+    Variant("kfac-trl-5x", "trl-5x, K-FAC, half the updates", {**_trl(5), **_KFAC}),
+    Variant("kfac-trl-10x", "trl-10x, K-FAC, half the updates", {**_trl(10), **_KFAC}),
     Variant(
         "scattering",
-        "wavelet scattering stem, Tucker regression layers, K-FAC, 10x fewer coefficients",
+        "wavelet scattering stem, Tucker regression layers, K-FAC, half the updates, 10x fewer coefficients",
         {**_trl(10), **_KFAC, "stem": "scattering"},
     ),
     Variant("pong-dqn", "prioritized dueling double DQN on Nature's convolutions (figures 3 and 4)", _PONG_DQN),

@@ -16,7 +16,13 @@ def build(variant, recorder=None, **overrides):
         variant=variant,
         seed=3,
         steps=400,
-        overrides={"learning_starts": 40, "final_episodes": 1, "target_interval": 20, **overrides},
+        overrides={
+            "learning_starts": 40,
+            "final_episodes": 1,
+            "target_interval": 20,
+            "update_interval": 1,
+            **overrides,
+        },
     )
     return build_training(spec, torch.device("cpu"), recorder)
 

@@ -18,7 +18,7 @@ def training(variant, device="cpu", steps=400):
         variant=variant,
         seed=3,
         steps=steps,
-        overrides={"learning_starts": 100, "final_episodes": 1, "target_interval": 50},
+        overrides={"learning_starts": 100, "final_episodes": 1, "target_interval": 50, "update_interval": 1},
     )
     return build_training(spec, torch.device(device))
 

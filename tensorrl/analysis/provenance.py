@@ -91,7 +91,8 @@ def _counted(values: Iterable[str]) -> str:
     counts = Counter(values)
     if len(counts) == 1:
         return next(iter(counts))
-    return "; ".join(f"{value} ({count} cells)" for value, count in sorted(counts.items()))
+    said = ((value, f"{count} cell" if count == 1 else f"{count} cells") for value, count in sorted(counts.items()))
+    return "; ".join(f"{value} ({cells})" for value, cells in said)
 
 
 def _listed(values: object) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import kfac_search
+from benchmarks import kfac_search, overfitting
 from tensorrl import files
 from tensorrl.analysis import answers, report
 from tensorrl.analysis.page import Picture
@@ -89,8 +89,9 @@ def _texts(record: SweepRecord, pictures: dict[str, bytes]) -> Iterator[str]:
     for name in TABLES:
         if name in tables and done:
             yield markdown(tables[name])
-    if checked := _estimates(record):
-        yield markdown(checked)
+    for extra in (overfitting.table(record), _estimates(record)):
+        if extra:
+            yield markdown(extra)
     for figure in figures:
         file = f"{record.name}-{figure.name}.png"
         pictures[file] = figure.files["png"]

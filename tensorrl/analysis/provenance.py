@@ -91,8 +91,7 @@ def _counted(values: Iterable[str]) -> str:
     counts = Counter(values)
     if len(counts) == 1:
         return next(iter(counts))
-    said = ((value, f"{count} cell" if count == 1 else f"{count} cells") for value, count in sorted(counts.items()))
-    return "; ".join(f"{value} ({cells})" for value, cells in said)
+    return "; ".join(f"{value} ({count} cell{'s' if count > 1 else ''})" for value, count in sorted(counts.items()))
 
 
 def _listed(values: object) -> str:

@@ -78,7 +78,7 @@ def test_resets_draw_the_last_layers_anew_and_a_trial_resumes_across_one_to_the_
     variant: str, tmp_path: Path
 ) -> None:
     overrides = {"learning_starts": 30, "reset_interval": 8, "reset_layers": "streams", "average_decay": 0.9}
-    overrides |= {"kfac_graft": True, "update_interval": 1} if variant.startswith("kfac") else {}
+    overrides |= {"update_interval": 1} if variant.startswith("kfac") else {}
     spec = make_spec(game="pong", variant=variant, seed=5, steps=60, overrides=overrides)
     whole, resumed = build_training(spec, CPU), build_training(spec, CPU)
     whole.run(36)

@@ -21,6 +21,7 @@ from tensorrl.errors import InputError
 _PACKAGES = ("tensorrl", "torch", "numpy", "ale-py", "gymnasium", "ray", "mlflow", "tensorly", "kymatio")
 COMMIT_VARIABLE = "TENSORRL_COMMIT"
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_SUBNORMAL, _ONE = 5e-324, 1.0
 
 
 def choose_device(name: str) -> torch.device:
@@ -113,6 +114,22 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def subnormals_as_zero() -> Iterator[None]:
+    """Makes PyTorch's CPU operators take and give 0 for float32 below 1.2e-38, the smallest normal number, for a while.
+
+    Some processors need a hundred cycles and more for each such number. PyTorch can set this for the calling thread
+    only, so operators run on one thread meanwhile: which numbers are 0 must not depend on the number of threads.
+    """
+    already = _SUBNORMAL * _ONE == 0
+    with one_thread():
+        torch.set_flush_denormal(True)
+        try:
+            yield
+        finally:
+            torch.set_flush_denormal(already)
 
 
 def keep_freed_memory() -> None:

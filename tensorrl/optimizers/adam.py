@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tensorrl import system
 from tensorrl.optimizers.protocol import FirstOrder
 
 
@@ -15,6 +17,11 @@ class FusedAdam(FirstOrder, torch.optim.Adam):
     """`torch.optim.Adam(fused=True)`, to the bit, whose lists of tensors are made once instead of at every step.
 
     With a few hundred thousand parameters PyTorch's own step spends as long on gathering its state as on the update.
+
+    On a CPU, moments below 1.2e-38 become 0. Averages of gradients of dead units decay to such numbers and stay there;
+    in an agent with NoisyNet a fifth of them did, and the processor took ten times as long for a step. They move no
+    parameter.
+
     For Adam of one group whose parameters all have gradients, with weight decay of either kind (`weight_decay`,
     `decoupled_weight_decay`); everything else goes through PyTorch's step.
     """
@@ -38,11 +45,12 @@ class FusedAdam(FirstOrder, torch.optim.Adam):
         torch._foreach_add_(counts, 1)
         beta1, beta2 = group["betas"]
         kernel = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
-        kernel(
-            params, grads, averages, squares, [], counts,
-            lr=group["lr"], beta1=beta1, beta2=beta2, weight_decay=group["weight_decay"], eps=group["eps"],
-            amsgrad=False, maximize=False,
-        )  # fmt: skip
+        with nullcontext() if params[0].is_cuda else system.subnormals_as_zero():
+            kernel(
+                params, grads, averages, squares, [], counts,
+                lr=group["lr"], beta1=beta1, beta2=beta2, weight_decay=group["weight_decay"], eps=group["eps"],
+                amsgrad=False, maximize=False,
+            )  # fmt: skip
         return None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from tensorrl import system
 from tensorrl.errors import InputError
 
 
@@ -67,9 +69,10 @@ class AdamMoments:
         self.step.zero_()
         # PyTorch's kernel moves parameters by Adam's step; from 0 it leaves the step itself.
         steps, firsts, seconds = self._parts
-        torch._fused_adam_(
-            steps, list(gradients.split(self._sizes)), firsts, seconds, [], self._counts,
-            lr=1.0, beta1=beta1, beta2=beta2, weight_decay=0.0, eps=self.options.epsilon,
-            amsgrad=False, maximize=False,
-            found_inf=self._none if sound is None else (~sound).to(self._none).view(1),
-        )  # fmt: skip
+        found_inf = self._none if sound is None else (~sound).to(self._none).view(1)
+        with nullcontext() if gradients.is_cuda else system.subnormals_as_zero():  # as in FusedAdam
+            torch._fused_adam_(
+                steps, list(gradients.split(self._sizes)), firsts, seconds, [], self._counts,
+                lr=1.0, beta1=beta1, beta2=beta2, weight_decay=0.0, eps=self.options.epsilon,
+                amsgrad=False, maximize=False, found_inf=found_inf,
+            )  # fmt: skip

@@ -76,3 +76,32 @@ def test_state_put_back_goes_on_to_the_same_bits():
         step(other, again, seed)
     for a, b in zip(ours.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_moments_of_dead_units_end_at_zero_and_parameters_are_as_without(threads):
+    """Averages of gradients that have stopped decay by 0.9 a step; PyTorch's own stay at a subnormal for ever."""
+    ours, theirs = (nn.Linear(400, 400, bias=False) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    optimizers = [
+        FusedAdam(ours.parameters(), lr=1e-3, eps=1.5e-4),
+        torch.optim.Adam(theirs.parameters(), lr=1e-3, eps=1.5e-4, fused=True),
+    ]
+    used = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for count in range(1100):
+            gradient = torch.full((400, 400), 1e-3 if count == 0 else 0.0)
+            gradient[:200] = 1e-3
+            for model, optimizer in zip((ours, theirs), optimizers, strict=True):
+                model.weight.grad = gradient
+                optimizer.step()
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(used)
+    assert torch.equal(ours.weight, theirs.weight)
+    averages = [o.state[m.weight]["exp_avg"] for m, o in zip((ours, theirs), optimizers, strict=True)]
+    assert torch.equal(averages[0][:200], averages[1][:200])
+    assert (averages[1][200:] > 0).all()
+    assert (averages[0][200:] == 0).all()
+    assert (torch.tensor(1e-40) * 1 > 0).all()

@@ -186,15 +186,21 @@ def commit() -> str | None:
     return f"{head}+changes" if changed else head
 
 
+def intel_processor() -> bool:
+    """Whether Intel made the processor, as far as the system tells."""
+    return _cpuinfo("vendor_id") == "GenuineIntel" or "GenuineIntel" in platform.processor()
+
+
+def _cpuinfo(key: str) -> str | None:
+    """What Linux says of the first processor."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), None)
+
+
 def machine() -> dict[str, str | int]:
     """Returns what a measured speed must be reported with: processor, cores in use, memory, GPU."""
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [
-            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
-        ]
-        model = names[0] if names else model
+    model = _cpuinfo("model name") or platform.processor() or platform.machine()
     found: dict[str, str | int] = {"cpu": model, "cores": len(os.sched_getaffinity(0)), "system": platform.system()}
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()

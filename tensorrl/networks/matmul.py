@@ -1,8 +1,9 @@
 """Matrix products by the fastest exact kernel available.
 
-PyTorch sends float32 products on CPUs to MKL, which on processors of other makers than its own falls back to narrower
-vector instructions: oneDNN, shipped in the same PyTorch, runs the same product 1.5 to 2.3 times as fast there
-(`python -m benchmarks.kfac --products`). Below about 10⁶ multiply-adds its call overhead outweighs the gain.
+PyTorch sends float32 products on CPUs to Intel's MKL, which on processors of other makers falls back to narrower vector
+instructions: oneDNN, shipped in the same PyTorch, runs the same product 1.5 to 2.3 times as fast there
+(`python -m benchmarks.kfac --products`). Below about 10⁶ multiply-adds its call overhead outweighs the gain. On Intel's
+own processors MKL is the faster of the two.
 """
 
 from __future__ import annotations
@@ -13,10 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tensorrl import system
+
 ONEDNN_FROM = 1_000_000
 """Multiply-adds from which oneDNN's product is taken; measured break-even 0.7 to 1.2 million."""
 
-_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+_ONEDNN = (
+    torch.backends.mkldnn.is_available()
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    and not (torch.backends.mkl.is_available() and system.intel_processor())
+)
 
 
 def suits_onednn(like: Tensor, multiply_adds: int) -> bool:

@@ -2,18 +2,27 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tensorrl.networks.matmul import ONEDNN_FROM, linear, times_transposed
+from tensorrl.networks import matmul
+from tensorrl.networks.matmul import ONEDNN_FROM, linear, suits_onednn, times_transposed
+
+
+@pytest.fixture(params=[True, False], ids=["onednn", "mkl"], autouse=True)
+def by_onednn(request, monkeypatch):
+    """Large products by either library, whatever the processor's maker is."""
+    monkeypatch.setattr(matmul, "_ONEDNN", request.param)
+    return request.param
 
 
 @pytest.mark.parametrize("shape", [(4, 300, 100), (400, 64), (2, 8)])
 @pytest.mark.parametrize("bias", [True, False])
-def test_linear_and_its_gradients_equal_the_exact_ones(shape, bias):
+def test_linear_and_its_gradients_equal_the_exact_ones(shape, bias, by_onednn):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(shape, generator=generator)
     weight = torch.randn(96, shape[-1], generator=generator)
     offset = torch.randn(96, generator=generator) if bias else None
     large = x.numel() * 96 >= ONEDNN_FROM
     assert large == (shape != (2, 8))
+    assert suits_onednn(x, x.numel() * 96) == (large and by_onednn)
 
     def run(dtype, function):
         leaves = [t.detach().clone().to(dtype).requires_grad_() for t in (x, weight, offset) if t is not None]

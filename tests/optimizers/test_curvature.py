@@ -8,6 +8,7 @@ from kfac_steps import kron_solve, observe, parameters_of, plain, step
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tensorrl.networks import matmul
 from tensorrl.networks.matmul import packed, suits_onednn, times_transposed
 from tensorrl.optimizers.curvature import bias_factors, damped_inverse, damping_split, kronecker_factors
 from tensorrl.optimizers.kronecker import gram, sandwich
@@ -212,7 +213,11 @@ def test_bias_factors_are_exact_for_vectors_and_for_independent_outer_products()
 
 
 @pytest.mark.parametrize("shape", [(300, 200, 100), (7, 5, 3)])
-def test_products_equal_plain_ones_on_either_kernel(shape: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize("by_onednn", [True, False])
+def test_products_equal_plain_ones_on_either_kernel(
+    shape: tuple[int, int, int], by_onednn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matmul, "_ONEDNN", by_onednn)
     torch.manual_seed(0)
     m, k, n = shape
     left, right = torch.randn(m, k), torch.randn(n, k)

@@ -11,7 +11,7 @@ round's ratio. On a busy machine `--clock cpu` with one thread is steadier. curv
 rebuilt wherever ours observes curvature; it and kfac-pytorch (a checkout, not on PyPI) are run on dense layers only,
 which are all they know.
 
-`--products` shows instead why products go through oneDNN (see `tensorrl.networks.matmul`).
+`--products` shows instead which library is faster for which product (see `tensorrl.networks.matmul`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from benchmarks import kfac_digits
 from tensorrl import system
 from tensorrl.errors import InputError
 from tensorrl.networks.heads import categorical_losses, categorical_projection
-from tensorrl.networks.matmul import times_transposed
+from tensorrl.networks.matmul import onednn
 from tensorrl.networks.qnetwork import QNetwork
 from tensorrl.optimizers.adam import FusedAdam
 from tensorrl.optimizers.grafting import AdamLength
@@ -254,12 +254,14 @@ def measure(options: argparse.Namespace) -> dict[str, dict[str, float]]:
 
 
 def products(options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Median microseconds of `left @ right.T` by PyTorch's `mm` and by ours, at the agent's layers."""
+    """Median microseconds of `left @ right.T` by PyTorch's `mm` and by oneDNN, at the agent's layers."""
     clock = time.perf_counter if options.clock == "wall" else time.process_time
     results = {}
-    for m, k, n in ((256, 577, 577), (64, 801, 801), (306, 257, 257), (256, 256, 91), (101, 101, 32), (20, 64, 64)):
+    acting = ((7425, 100, 32), (297, 800, 64), (33, 576, 256), (33, 256, 918))
+    kfac = ((256, 577, 577), (64, 801, 801), (306, 257, 257), (256, 256, 91), (101, 101, 32), (20, 64, 64))
+    for m, k, n in (*acting, *kfac):
         left, right = torch.randn(m, k), torch.randn(n, k)
-        calls = {"mm": lambda a=left, b=right: a @ b.T, "ours": lambda a=left, b=right: times_transposed(a, b)}
+        calls = {"mm": lambda a=left, b=right: a @ b.T, "oneDNN": lambda a=left, b=right: onednn(a, b)}
         times: dict[str, list[float]] = {name: [] for name in calls}
         for _ in range(60):
             for name, call in calls.items():

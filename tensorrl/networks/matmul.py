@@ -40,9 +40,14 @@ def suits_onednn(like: Tensor, multiply_adds: int) -> bool:
 def times_transposed(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
     """Returns `left @ right.T + bias`; (m, k), (n, k), (n,) → (m, n). Not differentiable: see `linear`."""
     if suits_onednn(left, left.shape[0] * left.shape[1] * right.shape[0]):
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(_dense(left), _dense(right), bias, "none", [], "")
-        return product
+        return onednn(left, right, bias)
     return left @ right.mT if bias is None else torch.addmm(bias, left, right.mT)
+
+
+def onednn(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Returns `times_transposed` by oneDNN, whatever suits."""
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(_dense(left), _dense(right), bias, "none", [], "")
+    return product
 
 
 def packed(right: Tensor, rows: int) -> Tensor | None:
@@ -69,7 +74,7 @@ def _dense(matrix: Tensor) -> Tensor:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Returns `x @ weight.T + bias` as `F.linear` does, with large products and their gradients by oneDNN.
+    """Returns `x @ weight.T + bias` as `F.linear` does, with large products and their gradients by oneDNN where faster.
 
     Differentiable once where oneDNN is used. Compilers and function transforms see only `F.linear`.
 

@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import floor, overhead, replay, throughput
+from benchmarks import adam, floor, overhead, replay, throughput
 from benchmarks.contest import Entrant, Spread, Window, busy_seconds, ratio
 from benchmarks.peers.games import StackedGame, TensorGame
 from tensorrl import games
 from tensorrl.environments.atari import AtariGame
 from tensorrl.errors import InputError
 from tensorrl.trial import variants
+from tensorrl.trial.run import run_trial
 from tensorrl.trial.settings import network_spec
+from tensorrl.trial.spec import make_spec
 
 
 def test_ratios_are_taken_round_by_round() -> None:
@@ -144,6 +146,22 @@ def test_a_filled_replay_has_done_as_many_steps_as_asked_and_holds_no_more_than_
 def test_one_threads_clock_is_refused_for_two() -> None:
     with pytest.raises(InputError, match=r"--clock cpu with --threads \[2\]"):
         floor.parse(["--clock", "cpu", "--threads", "2"])
+
+
+def test_a_run_goes_on_with_pytorchs_adam_and_with_ours_to_the_same_parameters(tmp_path: Path) -> None:
+    runs = [tmp_path / name for name in ("trl-10x", "kfac-trl-10x")]
+    for run in runs:
+        short = {"hidden": 16, "learning_starts": 30, "final_episodes": 1}
+        spec = make_spec(game="pong", variant=run.name, seed=1, steps=60, overrides=short)
+        run_trial(spec.model_copy(update={"threads": 1, "device": "cpu"}), run)
+    clock = iter(range(10**6))
+    found = adam.compare(runs[0], rounds=2, steps=4, clock=lambda: next(clock) * 1e-3)
+    assert found["same_parameters"]
+    assert found["subnormal"] == 0.0
+    # A clock that ticks a millisecond a reading: each of the four steps is one interval.
+    assert [side["median"] for side in found["adam_ms"]] == pytest.approx([1.0, 1.0])
+    with pytest.raises(InputError, match="learns by K-FAC"):
+        adam.compare(runs[1], rounds=1, steps=1, clock=lambda: 0.0)
 
 
 @pytest.mark.slow

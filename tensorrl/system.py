@@ -188,7 +188,8 @@ def commit() -> str | None:
 
 def intel_processor() -> bool:
     """Whether Intel made the processor, as far as the system tells."""
-    return _cpuinfo("vendor_id") == "GenuineIntel" or "GenuineIntel" in platform.processor()
+    vendor = _cpuinfo("vendor_id") if sys.platform == "linux" else platform.processor()
+    return "GenuineIntel" in (vendor or "")
 
 
 def _cpuinfo(key: str) -> str | None:

@@ -19,8 +19,7 @@ class FusedAdam(FirstOrder, torch.optim.Adam):
     With a few hundred thousand parameters PyTorch's own step spends as long on gathering its state as on the update.
 
     On a CPU, moments below 1.2e-38 become 0. Averages of gradients of dead units decay to such numbers and stay there;
-    in an agent with NoisyNet a fifth of them did, and the processor took ten times as long for a step. They move no
-    parameter.
+    in an agent with NoisyNet a tenth of all did, and a step took five times as long. They move no parameter.
 
     For Adam of one group whose parameters all have gradients, with weight decay of either kind (`weight_decay`,
     `decoupled_weight_decay`); everything else goes through PyTorch's step.

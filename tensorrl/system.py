@@ -117,12 +117,16 @@ def one_thread() -> Iterator[None]:
 
 
 @contextmanager
-def subnormals_as_zero() -> Iterator[None]:
+def subnormals_as_zero(device: torch.device) -> Iterator[None]:
     """Makes PyTorch's CPU operators take and give 0 for float32 below 1.2e-38, the smallest normal number, for a while.
 
-    Some processors need a hundred cycles and more for each such number. PyTorch can set this for the calling thread
-    only, so operators run on one thread meanwhile: which numbers are 0 must not depend on the number of threads.
+    Does nothing where `device` is not a CPU. Some processors need a hundred cycles and more for each such number.
+    PyTorch can set this for the calling thread only, so operators run on one thread meanwhile: which numbers are 0 must
+    not depend on the number of threads.
     """
+    if device.type != "cpu":
+        yield
+        return
     already = _SUBNORMAL * _ONE == 0
     with one_thread():
         torch.set_flush_denormal(True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -44,7 +43,7 @@ class FusedAdam(FirstOrder, torch.optim.Adam):
         torch._foreach_add_(counts, 1)
         beta1, beta2 = group["betas"]
         kernel = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
-        with nullcontext() if params[0].is_cuda else system.subnormals_as_zero():
+        with system.subnormals_as_zero(params[0].device):
             kernel(
                 params, grads, averages, squares, [], counts,
                 lr=group["lr"], beta1=beta1, beta2=beta2, weight_decay=group["weight_decay"], eps=group["eps"],

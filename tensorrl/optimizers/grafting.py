@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -70,7 +69,7 @@ class AdamMoments:
         # PyTorch's kernel moves parameters by Adam's step; from 0 it leaves the step itself.
         steps, firsts, seconds = self._parts
         found_inf = self._none if sound is None else (~sound).to(self._none).view(1)
-        with nullcontext() if gradients.is_cuda else system.subnormals_as_zero():  # as in FusedAdam
+        with system.subnormals_as_zero(gradients.device):  # as in FusedAdam
             torch._fused_adam_(
                 steps, list(gradients.split(self._sizes)), firsts, seconds, [], self._counts,
                 lr=1.0, beta1=beta1, beta2=beta2, weight_decay=0.0, eps=self.options.epsilon,

@@ -7,10 +7,11 @@ import functools
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from tensorrl.analysis.provenance import elapsed_seconds
+from tensorrl.analysis.provenance import elapsed_seconds, finished_at
 from tensorrl.trial.cell import CellStatus
 
 Device = Literal["cpu", "cuda"]
@@ -26,6 +27,9 @@ _GAME_SECONDS = 1.5
 # Time of an agent step without an update, over that of one with: 0.11 for rainbow, 0.13 for trl-5x, 0.09 for
 # kfac-trl-5x, 0.04 for pong-dqn (processor time on one thread of an Intel Xeon).
 _ACTING = 0.1
+# Cells of each variant whose speed counts: the newest, because code and machine change while a long sweep goes on. The
+# pilot's dense cells took half as much processor time on one day as on the next.
+_NEWEST = 3
 
 
 @dataclass(frozen=True)
@@ -82,13 +86,13 @@ def speed_of(
 ) -> tuple[float | None, str]:
     """Returns a variant's agent steps per second, and where the figure comes from.
 
-    The speed comes from the sweep's own finished cells: that of a core of their own, where their processor time tells
-    it. If there are none, it comes from the table, which was measured on another machine. The table's speed is scaled
-    by how finished cells of other variants compare with the table.
+    The speed comes from the sweep's own newest finished cells: that of a core of their own, where their processor time
+    tells it. If there are none, it comes from the table, which was measured on another machine. The table's speed is
+    scaled by how finished cells of other variants compare with the table.
     """
     own = _own_speeds(variant, rows, device)
     if own:
-        return statistics.median(own), f"{len(own)} finished cells of this sweep"
+        return statistics.median(own), f"newest finished cells of this sweep ({len(own)})"
     if variant not in table:
         return None, "not measured on a GPU yet: run one cell, and ask again"
     source = measured()[device, variant].source
@@ -122,13 +126,16 @@ class GameSeconds:
 
 
 def _own_speeds(variant: str, rows: Sequence[CellStatus], device: Device) -> list[float]:
-    return [
-        float(row.result["steps_per_second"]) * _waiting(row)[0]
+    """Returns the speeds of a variant's newest finished cells."""
+    own = [
+        row
         for row in rows
         if row.variant == variant
         and row.result.get("steps_per_second")
         and str(row.result.get("device", "cpu")).partition(":")[0] == device
     ]
+    own.sort(key=lambda row: finished_at(row) or datetime.min.replace(tzinfo=UTC))
+    return [float(row.result["steps_per_second"]) * _waiting(row)[0] for row in own[-_NEWEST:]]
 
 
 def _one_game(row: CellStatus) -> float | None:

@@ -90,8 +90,24 @@ def test_the_sweeps_own_finished_cells_say_better_how_fast_it_is() -> None:
     done = CellStatus(**{**first.__dict__, "state": "finished", "result": {"steps_per_second": 7.0, "device": "cpu"}})
     found = estimate(spec, [done, second], [machine()])
     assert found["variants"][0]["steps_per_second"] == 7.0
-    assert found["variants"][0]["source"] == "1 finished cells of this sweep"
+    assert found["variants"][0]["source"] == "newest finished cells of this sweep (1)"
     assert found["finished"] == 1
+
+
+def test_only_the_newest_finished_cells_say_how_fast_a_sweep_is() -> None:
+    spec = sweep(seeds=6)
+    *rows, last = waiting(spec)
+    # In the order of the grid; by time, the newest three have 100, 110 and 120.
+    hours = {"09": 20.0, "12": 100.0, "10": 30.0, "13": 120.0, "11": 110.0}
+    done = [
+        CellStatus(**{
+            **row.__dict__, "state": "finished",
+            "result": {"steps_per_second": speed, "device": "cpu", "finished_at": f"2026-11-26T{hour}:00:00+00:00"},
+        })
+        for row, (hour, speed) in zip(rows, hours.items(), strict=True)
+    ]  # fmt: skip
+    (found,) = estimate(spec, [*done, last], [machine()])["variants"]
+    assert (found["steps_per_second"], found["source"]) == (110.0, "newest finished cells of this sweep (3)")
 
 
 def test_a_variant_without_finished_cells_is_reckoned_as_much_slower_as_the_others_are_here() -> None:

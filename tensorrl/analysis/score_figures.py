@@ -98,7 +98,11 @@ def draw_profiles(scores: Mapping[Protocol, Mapping[str, Scores]], block: Block,
 
 
 def draw_frontier(
-    estimates: Mapping[Protocol, ByLabel], size: Mapping[str, Size], block: Block, aggregate: str = "IQM"
+    estimates: Mapping[Protocol, ByLabel],
+    size: Mapping[str, Size],
+    block: Block,
+    reference: str,
+    aggregate: str = "IQM",
 ) -> Figure:
     """An aggregate score against compression ratio, with intervals; a panel a protocol.
 
@@ -106,6 +110,7 @@ def draw_frontier(
         estimates: by protocol, by label, by aggregate.
         size: by label.
         block: what the estimates are of.
+        reference: whose coefficients ratios divide.
         aggregate: which.
     """
     against = baseline(block)
@@ -135,7 +140,7 @@ def draw_frontier(
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel(f"{aggregate} of human-normalised scores", fontsize=9)
     figure.supxlabel(
-        f"compression ratio: coefficients of {against} ÷ the agent's (agents of one ratio are drawn side by side); "
+        f"compression ratio: coefficients of {reference} ÷ the agent's (agents of one ratio are drawn side by side); "
         f"band: {against}'s 95 % interval",
         fontsize=9,
     )

@@ -135,6 +135,15 @@ def baseline(block: Block) -> str:
     return BASELINE if BASELINE in block.labels else block.labels[0]
 
 
+def reference(record: SweepRecord) -> str:
+    """Whose coefficients a compression ratio divides: rainbow's, or for Nature's torso those of the dense network.
+
+    The sweep itself need not have it.
+    """
+    torsos = {cell.trial.get("settings", {}).get("torso") for cell in record.cells}
+    return "the dense network" if "nature" in torsos else BASELINE
+
+
 @dataclass(frozen=True)
 class Size:
     """Learned coefficients of an agent over its games.

@@ -76,7 +76,7 @@ def scores(record: SweepRecord, block: Block, left_out: list[str]) -> Iterator[T
     yield _picture(
         "frontier",
         "Score against compression ratio.",
-        score_figures.draw_frontier(estimates, size, block),
+        score_figures.draw_frontier(estimates, size, block, scoreboard.reference(record)),
     )
     kfac = [
         label

@@ -16,7 +16,7 @@ import pytest
 from synthetic_store import PAPER_VARIANTS, PONG_VARIANTS, make_sweep
 
 from tensorrl import games
-from tensorrl.analysis import paper_figures, report, scoreboard
+from tensorrl.analysis import paper_figures, report, score_figures, score_tables, scoreboard
 from tensorrl.errors import InputError
 from tensorrl.sweeps.store.report import sweep_record
 from tensorrl.trial.folder import read_progress
@@ -143,6 +143,27 @@ def test_tables_have_their_three_forms_and_figures_their_two(written: Path) -> N
     assert r"Krull & 1,598 & 2,666 & \textbf{4,540} & 2,852 & 3,257 &" in latex
     assert r" $\pm$ " in latex
     assert r"100 \%" in latex
+
+
+@pytest.mark.parametrize(
+    ("variants", "said"),
+    [
+        ({"trl-5x": 0.9, "trl-10x": 0.7}, "coefficients of rainbow ÷"),
+        ({"pong-dqn-trl-2": 0.9, "pong-dqn-trl-5": 0.7}, "coefficients of the dense network ÷"),
+    ],
+)
+def test_the_frontier_says_whose_coefficients_ratios_divide_though_the_sweep_has_no_such_agent(
+    tmp_path: Path, variants: dict[str, float], said: str
+) -> None:
+    make_sweep(tmp_path, "few", ["pong"], variants, range(2))
+    record = sweep_record(tmp_path, "few")
+    block = scoreboard.choose_block(record)
+    estimates = {
+        protocol: score_tables.aggregate_estimates(scoreboard.normalized(record, block, protocol))
+        for protocol in scoreboard.PROTOCOLS
+    }
+    drawn = score_figures.draw_frontier(estimates, scoreboard.sizes(record), block, scoreboard.reference(record))
+    assert said in drawn.get_supxlabel()
 
 
 class Addresses(html.parser.HTMLParser):

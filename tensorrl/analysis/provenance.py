@@ -72,7 +72,7 @@ def parts(record: SweepRecord, origin: Origin | None) -> Iterator[Table | Listin
     ]
     yield Table(
         "origin",
-        f"Where the {len(cells)} finished cells come from",
+        "Where the finished cell comes from" if len(cells) == 1 else f"Where the {len(cells)} finished cells come from",
         ["What", "Which"],
         rows,
     )

@@ -5,11 +5,20 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tensorrl.sweeps.driver.speeds import MIB, START_SECONDS, Device, GameSeconds, measured, speed_of, table_speeds
+from tensorrl.sweeps.driver.speeds import (
+    MIB,
+    START_SECONDS,
+    Device,
+    GameSeconds,
+    agent_speeds,
+    measured,
+    speed_of,
+    table_speeds,
+)
 from tensorrl.sweeps.grid.cells import PlannedCell, cells
 from tensorrl.sweeps.grid.spec import SweepSpec
 from tensorrl.trial.cell import CellStatus
@@ -156,7 +165,8 @@ def estimate(spec: SweepSpec, rows: Sequence[CellStatus], there: Sequence[Machin
     table = {variant: speed * (_SHARED if shared else 1) for variant, speed in table_speeds(kinds, device).items()}
     speeds = {variant: speed_of(variant, rows, device, table) for variant in spec.variants}
     games = GameSeconds(rows)
-    seconds = {variant: _seconds(spec, variant, left, speeds[variant][0], games) for variant in spec.variants}
+    agents = agent_speeds(rows, device)
+    seconds = {variant: _seconds(spec, variant, left, speeds[variant][0], agents, games) for variant in spec.variants}
     total = sum(fits.values())
     at_once = min(total, spec.max_concurrent or total, max(1, len(left)))
     work = None if None in seconds.values() else sum(each or 0.0 for each in seconds.values())
@@ -202,14 +212,21 @@ def _seconds(
     variant: str,
     left: Sequence[CellStatus],
     speed: float | None,
+    agents: Mapping[str, float],
     games: GameSeconds,
 ) -> float | None:
-    """Returns the seconds that a variant's unfinished cells take one after the other; None if the speed is unknown."""
+    """Returns the seconds that a variant's unfinished cells take one after the other; None if the speed is unknown.
+
+    An agent whose own speed is known, by its label, is reckoned by that.
+    """
     if speed is None:
         return None
     own = [row for row in left if row.variant == variant]
     played = _games(spec, variant)
-    return sum(START_SECONDS + (row.steps - row.agent_steps) / speed + played * games.of(row.game) for row in own)
+    return sum(
+        START_SECONDS + (row.steps - row.agent_steps) / agents.get(row.label, speed) + played * games.of(row.game)
+        for row in own
+    )
 
 
 def _games(spec: SweepSpec, variant: str) -> float:

@@ -27,7 +27,7 @@ _GAME_SECONDS = 1.5
 # Time of an agent step without an update, over that of one with: 0.11 for rainbow, 0.13 for trl-5x, 0.09 for
 # kfac-trl-5x, 0.04 for pong-dqn (processor time on one thread of an Intel Xeon).
 _ACTING = 0.1
-# Cells of each variant whose speed counts: the newest, because code and machine change while a long sweep goes on. Of
+# Cells of each agent whose speed counts: the newest, because code and machine change while a long sweep goes on. Of
 # the pilot's first 42 cells 35 were foretold within 30 % by the newest two, 32 by three or by all; the newest one
 # alone, with 38, would trust a single machine of a cluster.
 _NEWEST = 2
@@ -126,17 +126,30 @@ class GameSeconds:
         return statistics.median(own) if own else _GAME_SECONDS
 
 
+def agent_speeds(rows: Iterable[CellStatus], device: Device) -> dict[str, float]:
+    """Returns the agent steps per second of agents by label, so that a sweep's axis may make them slow or fast.
+
+    Args:
+        rows: the status of the sweep's cells.
+        device: where they run.
+    """
+    return {label: statistics.median(speeds) for label, speeds in _newest(rows, device).items()}
+
+
 def _own_speeds(variant: str, rows: Sequence[CellStatus], device: Device) -> list[float]:
-    """Returns the speeds of a variant's newest finished cells."""
-    own = [
-        row
-        for row in rows
-        if row.variant == variant
-        and row.result.get("steps_per_second")
-        and str(row.result.get("device", "cpu")).partition(":")[0] == device
-    ]
-    own.sort(key=lambda row: finished_at(row) or datetime.min.replace(tzinfo=UTC))
-    return [float(row.result["steps_per_second"]) * _waiting(row)[0] for row in own[-_NEWEST:]]
+    """Returns the speeds of the newest finished cells of each of a variant's agents."""
+    found = _newest([row for row in rows if row.variant == variant], device)
+    return [speed for speeds in found.values() for speed in speeds]
+
+
+def _newest(rows: Iterable[CellStatus], device: Device) -> dict[str, list[float]]:
+    """Returns the speeds of each agent's newest finished cells, by label."""
+    found: dict[str, list[float]] = {}
+    for row in sorted(rows, key=lambda row: finished_at(row) or datetime.min.replace(tzinfo=UTC)):
+        there = str(row.result.get("device", "cpu")).partition(":")[0] == device
+        if there and row.result.get("steps_per_second"):
+            found.setdefault(row.label, []).append(float(row.result["steps_per_second"]) * _waiting(row)[0])
+    return {label: speeds[-_NEWEST:] for label, speeds in found.items()}
 
 
 def _one_game(row: CellStatus) -> float | None:

@@ -110,6 +110,28 @@ def test_only_the_newest_finished_cells_say_how_fast_a_sweep_is() -> None:
     assert (found["steps_per_second"], found["source"]) == (110.0, "newest finished cells of this sweep (2)")
 
 
+def test_each_value_of_an_axis_is_reckoned_by_its_own_cells() -> None:
+    spec = sweep(games=["pong"], seeds=3, axes={"update_interval": [1, 4]})
+    rows = waiting(spec)
+    speeds = {1: 50.0, 4: 125.0}
+    # Both of the slow agent's cells are older than those of the fast one; a seed of each is left.
+    done = [
+        CellStatus(**{
+            **row.__dict__, "state": "finished",
+            "result": {
+                "steps_per_second": speeds[row.axes["update_interval"]], "device": "cpu",
+                "finished_at": f"2026-11-26T0{row.axes['update_interval']}:00:00+00:00",
+            },
+        })
+        for row in rows if row.seed < 2
+    ]  # fmt: skip
+    left = [row for row in rows if row.seed == 2]
+    (found,) = estimate(spec, [*done, *left], [machine()])["variants"]
+    played = 2 * (9 + 100) * 1.5
+    assert found["seconds"] == pytest.approx(100_000 / 50 + 100_000 / 125 + 2 * 10 + played)
+    assert (found["steps_per_second"], found["source"]) == (87.5, "newest finished cells of this sweep (4)")
+
+
 def test_a_variant_without_finished_cells_is_reckoned_as_much_slower_as_the_others_are_here() -> None:
     spec = sweep(seeds=2, variants=["rainbow", "trl-5x"])
     rows = waiting(spec)

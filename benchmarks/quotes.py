@@ -18,6 +18,7 @@ from tensorrl.analysis import answers, scoreboard
 from tensorrl.analysis.records import SweepRecord
 from tensorrl.analysis.scoreboard import PROTOCOLS, Protocol
 from tensorrl.analysis.statistics import Estimate, Scores, estimate_pair, improvement
+from tensorrl.errors import InputError
 from tensorrl.trial.cell import CellStatus
 
 Pair = tuple[str, str]
@@ -67,11 +68,11 @@ class Quotes:
         games, runs = len(block.games), block.runs
         return f"{_word(games)} game{'s' * (games != 1)}, {_word(runs)} run{'s' * (runs != 1)}"
 
-    def runs_to_tell(self, ours: str, theirs: str, by: str = "final") -> int:
+    def runs_to_tell(self, ours: str, theirs: str, by: str = "final") -> int | None:
         """Runs of each agent on each game that would show a difference of a tenth of `theirs`."""
         mine, other = self._normalized(ours, theirs, by)
         spreads = list(zip(mine.std(0, ddof=1), other.std(0, ddof=1), strict=True))
-        return answers.runs_to_tell(spreads, answers.SHARE * float(other.mean())) or 0
+        return answers.runs_to_tell(spreads, answers.SHARE * float(other.mean()))
 
     def lower(self, *pairs: Pair, by: str = "final") -> str:
         """In how many runs of the same game and seed the first agent scores less than the second, "16 of 18"."""
@@ -146,11 +147,13 @@ def fill(text: str, quotes: Mapping[str, Quotes]) -> str:
         quotes: the sweeps, by the names that the text has for them.
 
     Raises:
-        jinja2.UndefinedError: a sweep or figure that there is not.
-        LookupError: a figure for which no cell is finished.
+        InputError: a sweep or figure that there is not, or a figure for which no cell is finished.
     """
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
-    filled = environment.from_string(text).render(dict(quotes))
+    try:
+        filled = environment.from_string(text).render(dict(quotes))
+    except (jinja2.TemplateError, LookupError) as error:
+        raise InputError(str(error)) from error
     return "\n\n".join(_wrapped(part) for part in filled.strip().split("\n\n")) + "\n"
 
 

@@ -23,6 +23,7 @@ from tensorrl.analysis.page import Picture
 from tensorrl.analysis.records import SweepRecord
 from tensorrl.analysis.scoreboard import FINAL, PAPER
 from tensorrl.analysis.table_formats import Table, markdown
+from tensorrl.errors import InputError
 from tensorrl.sweeps.store.exchange import EXPORT_FILE, import_
 from tensorrl.sweeps.store.layout import sweep_names
 from tensorrl.sweeps.store.report import sweep_record
@@ -87,8 +88,13 @@ def make(records: Sequence[SweepRecord]) -> tuple[str, dict[str, bytes]]:
 
 def quoting(data: Path, records: Sequence[SweepRecord]) -> dict[str, str]:
     """The texts of a folder by file name, with the figures that they quote."""
-    known = quotes.of_sweeps(records)
-    return {name: quotes.fill((data / name).read_text(), known) for name in QUOTING if (data / name).exists()}
+    known, texts = quotes.of_sweeps(records), {}
+    for file in sorted(data / name for name in QUOTING if (data / name).exists()):
+        try:
+            texts[file.name] = quotes.fill(file.read_text(), known)
+        except InputError as error:
+            raise SystemExit(f"{file}: {error}") from error
+    return texts
 
 
 def _texts(record: SweepRecord, pictures: dict[str, bytes]) -> Iterator[str]:

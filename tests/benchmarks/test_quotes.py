@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import jinja2
 import pytest
 from synthetic_store import make_sweep
 
 from benchmarks.quotes import Quotes, fill, of_sweeps
 from tensorrl.analysis.records import SweepRecord
+from tensorrl.errors import InputError
 from tensorrl.sweeps.store.report import sweep_record
 
 
@@ -83,7 +83,13 @@ def test_a_text_is_wrapped_anew_around_its_figures(record: SweepRecord) -> None:
     assert max(map(len, items.splitlines())) <= 120
 
 
-def test_a_figure_that_there_is_not_is_refused(record: SweepRecord) -> None:
-    for wrong in ("{{ other.finished }}", "{{ pilot.best }}"):
-        with pytest.raises(jinja2.UndefinedError):
-            fill(wrong, {"pilot": Quotes(record)})
+def test_a_figure_that_there_is_not_is_one_line(record: SweepRecord) -> None:
+    quotes = {"pilot": Quotes(record)}
+    for text, line in (
+        ("{{ other.finished }}", "'other' is undefined"),
+        ("{{ pilot.best }}", "has no attribute 'best'"),
+        ("{{ pilot.scores('trl-5x', 'pong') }}", "no finished cell of trl-5x on pong"),
+        ("{{ pilot.finished", "unexpected end of template"),
+    ):
+        with pytest.raises(InputError, match=line):
+            fill(text, quotes)

@@ -10,6 +10,7 @@ import statistics
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import jinja2
 
@@ -20,6 +21,7 @@ from tensorrl.analysis.scoreboard import PROTOCOLS, Protocol
 from tensorrl.analysis.statistics import Estimate, Scores, estimate_pair, improvement
 from tensorrl.errors import InputError
 from tensorrl.trial.cell import CellStatus
+from tensorrl.trial.folder import read_progress
 
 Pair = tuple[str, str]
 """Labels of an agent and of the one that it is compared with."""
@@ -49,10 +51,18 @@ class Quotes:
     def scores(self, label: str, game: str, by: str = "final", seeds: Sequence[int] | None = None) -> str:
         """Scores of an agent on a game in the order of seeds, "389 and 377"; all seeds unless some are named."""
         field = _protocol(by).field
-        found = [c.result[field] for c in self._held.get((label, game), []) if seeds is None or c.seed in seeds]
+        found = [c.result[field] for c in self._cells(label, game) if seeds is None or c.seed in seeds]
         if not found:
             raise LookupError(f"no finished cell of {label} on {game}")
         return _listed([_signed(score, 0 if abs(score) >= 50 else 1) for score in found])
+
+    def returns(self, label: str, game: str, begin: int, end: int) -> str:
+        """Mean return of training games in the reports between two agent steps, over an agent's runs on a game."""
+        lines = [line for cell in self._cells(label, game) for line in read_progress(cell.folder)]
+        found = [line["episode_return"] for line in lines if begin < line["agent_steps"] <= end and _played(line)]
+        if not found:
+            raise LookupError(f"no training games of {label} on {game} between {begin} and {end}")
+        return _signed(statistics.fmean(found), 1)
 
     def gap(self, ours: str, theirs: str, by: str = "final") -> str:
         """Difference of human-normalised means with its interval, "−0.41 (−0.62 to −0.21)"."""
@@ -167,6 +177,10 @@ def _wrapped(part: str) -> str:
 
 def _protocol(name: str) -> Protocol:
     return next(protocol for protocol in PROTOCOLS if protocol.name == name)
+
+
+def _played(line: Mapping[str, Any]) -> bool:
+    return line.get("episode_return") is not None
 
 
 def _excess(cell: CellStatus) -> float:

@@ -45,6 +45,21 @@ def test_scores_are_listed_by_seed(record: SweepRecord) -> None:
         quotes.scores("trl-5x", "pong")
 
 
+def test_training_returns_are_a_mean_over_reports_and_runs(record: SweepRecord, tmp_path: Path) -> None:
+    for seed, returns in enumerate([(9.0, 1.0, None, 2.0), (9.0, 6.0, 7.0, 8.0)]):
+        lines = [
+            {"agent_steps": 1_000 * k, "episodes": 1, "episode_return": each}
+            for k, each in enumerate(returns, 1)
+            if each is not None
+        ]
+        folder = next(tmp_path.glob(f"breakout-trl-5x-seed{seed}-*"))
+        (folder / "progress.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    quotes = Quotes(record)
+    assert quotes.returns("trl-5x", "breakout", 1_000, 3_000) == "4.7"  # of 1, 6 and 7
+    with pytest.raises(LookupError, match="no training games"):
+        quotes.returns("trl-5x", "breakout", 4_000, 5_000)
+
+
 def test_differences_are_human_normalised_with_their_interval(record: SweepRecord) -> None:
     quotes = Quotes(record)
     # Assault: the mean of 0.5 and 1.5 against 1; Breakout: 0 against 1. Resampled, Assault's mean is 0.5, 1 or 1.5.

@@ -80,9 +80,7 @@ class Quotes:
 
     def runs_to_tell(self, ours: str, theirs: str, by: str = "final") -> int | None:
         """Runs of each agent on each game that would show a difference of a tenth of `theirs`."""
-        mine, other = self._normalized(ours, theirs, by)
-        spreads = list(zip(mine.std(0, ddof=1), other.std(0, ddof=1), strict=True))
-        return answers.runs_to_tell(spreads, answers.SHARE * float(other.mean()))
+        return answers.runs_by_spread(*self._normalized(ours, theirs, by))
 
     def lower(self, *pairs: Pair, by: str = "final") -> str:
         """In how many runs of the same game and seed the first agent scores less than the second, "16 of 18"."""

@@ -71,6 +71,20 @@ def runs_to_tell(spreads: Sequence[tuple[float, float]], gap: float) -> int | No
     return max(2, math.ceil((_CONFIDENCE + _POWER) ** 2 * variance / gap**2))
 
 
+def runs_by_spread(ours: Scores, theirs: Scores) -> int | None:
+    """Runs that would tell a difference of `SHARE` of the second agent's mean, by how far these runs differ.
+
+    Args:
+        ours: (runs, games), human-normalised, at least two runs.
+        theirs: likewise.
+
+    Returns:
+        As `runs_to_tell`.
+    """
+    spreads = list(zip(ours.std(0, ddof=1), theirs.std(0, ddof=1), strict=True))
+    return runs_to_tell(spreads, SHARE * abs(float(statistics.mean(theirs))))
+
+
 def table(record: SweepRecord, protocol: Protocol) -> Table:
     """The answers of a sweep's finished cells to each question about two of its agents."""
     rows = [_row(record, protocol, each) for each in QUESTIONS if record.of(each.ours) and record.of(each.theirs)]
@@ -105,8 +119,7 @@ def _row(record: SweepRecord, protocol: Protocol, question: Question) -> list[st
     better = statistics.estimate_pair(statistics.improvement, ours, theirs)
     runs = _published_runs(record)
     if block.runs > 1:
-        spreads = list(zip(ours.std(0, ddof=1), theirs.std(0, ddof=1), strict=True))
-        wanted = runs_to_tell(spreads, SHARE * abs(float(statistics.mean(theirs))))
+        wanted = runs_by_spread(ours, theirs)
         runs = NOTHING if wanted is None else f"~{wanted}"
     extent = f"{len(block.games)} × {block.runs}"
     return [question.text, agents, extent, interval_text(gap), interval_text(better), _reading(gap, block.runs), runs]

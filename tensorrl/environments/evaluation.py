@@ -34,7 +34,7 @@ class Policy(Protocol):
     """Chooses greedy actions for several games, each at a seat of its own."""
 
     batch: int
-    """Most seats in a call of `choose`."""
+    """Rows of a pass, which a call of `choose` makes."""
 
     def see(self, seat: int, frame: Frame, *, begins: bool) -> int | None:
         """Takes a game's newest frame, (84, 84) uint8; `begins` marks the first of a game.
@@ -43,8 +43,8 @@ class Policy(Protocol):
         another frame.
         """
 
-    def choose(self, seats: list[int]) -> npt.NDArray[np.int64]:
-        """Returns the actions (seats,) for the newest frames of some seats."""
+    def choose(self, seats: list[int], rows: list[int]) -> npt.NDArray[np.int64]:
+        """Returns the actions (seats,) for the newest frames of some seats, each at a row of its own in the pass."""
 
 
 class EvaluationGames:
@@ -75,7 +75,8 @@ class EvaluationGames:
         """Plays full games with an ε-greedy policy and returns them in the order of their seeds.
 
         Every episode is finished, so short games are not over-represented. Episode k draws its no-ops and its random
-        actions from (seed, k), whatever the number of games at once. The first episode is played at seat 0.
+        actions from (seed, k), and always has row k modulo `policy.batch`, whatever the number of games at once. The
+        first episode is played at seat 0.
 
         Args:
             policy: chooses greedy actions; keeps its own stacks of frames, for as many seats as there are.
@@ -113,7 +114,7 @@ class EvaluationGames:
     ) -> list[Episode]:
         results: list[Episode | None] = [None] * episodes
         seats = self._take(seats_of(episodes, threads, at_once))
-        queue = iter(range(len(seats), episodes))
+        queues = _Queues(range(len(seats), episodes), policy.batch)
         waiting: list[_Seat] = []  # for the policy
         ready: deque[tuple[_Seat, int]] = deque()  # with the action chosen
         beginning: deque[_Seat] = deque(seats)  # with the first frame to come
@@ -129,10 +130,12 @@ class EvaluationGames:
                 if on_action is not None and seat.episode == 0:
                     on_action(action)
                 playing.append(seat)
-            if waiting and (len(waiting) >= policy.batch or not (beginning or playing) or waited >= PATIENCE * live):
-                some, waiting = waiting[: policy.batch], waiting[policy.batch :]
-                actions = policy.choose([seat.number for seat in some]).tolist()
-                ready.extend(zip(some, actions, strict=True))
+            # Of the games that have one row, the first to wait goes first.
+            some = {seat.episode % policy.batch: seat for seat in reversed(waiting)}
+            if some and (len(some) == policy.batch or not (beginning or playing) or waited >= PATIENCE * live):
+                waiting = [seat for seat in waiting if seat not in some.values()]
+                actions = policy.choose([seat.number for seat in some.values()], list(some)).tolist()
+                ready.extend(zip(some.values(), actions, strict=True))
                 waited = 0
                 continue
             seat = (beginning if beginning and (not playing or beginning[0].has_begun) else playing).popleft()
@@ -142,7 +145,7 @@ class EvaluationGames:
                 results[seat.episode] = Episode(seat.score, seat.steps)
                 if on_episode is not None:
                     on_episode(episodes - results.count(None))
-                following = next(queue, None)
+                following = queues.after(seat.episode)
                 if following is None:
                     live -= 1
                 else:
@@ -166,6 +169,20 @@ class EvaluationGames:
         seats, self._seats = self._seats, []
         for seat in seats:
             seat.close()
+
+
+class _Queues:
+    """Episodes to come, by their rows in a pass."""
+
+    def __init__(self, episodes: range, rows: int) -> None:
+        self._queues: list[deque[int]] = [deque() for _ in range(rows)]
+        for episode in episodes:
+            self._queues[episode % rows].append(episode)
+
+    def after(self, episode: int) -> int | None:
+        """Takes the next episode when one is over: of its row, so that rows differ, else of the longest queue."""
+        queue = self._queues[episode % len(self._queues)] or max(self._queues, key=len)
+        return queue.popleft() if queue else None
 
 
 class _Seat:

@@ -26,9 +26,9 @@ Watch = Callable[[int, npt.NDArray[np.float32]], None]
 class StackedPolicy:
     """A greedy policy that keeps its own stacks of frames, for evaluation.
 
-    A pass through the network always has `batch` rows, filled up where fewer games wait: how products are rounded
-    depends on the size of a batch, but not on a row's place in it. So the same games are played however many are played
-    at once.
+    A pass through the network always has `batch` rows, filled up where fewer games wait, and a game has the same one in
+    every pass: how products are rounded depends on the size of a batch, with some libraries on a row's place in it too,
+    but not on the other rows. So the same games are played however many are played at once.
 
     While the frames of a game do not change, its action is repeated without a pass: if an agent never presses FIRE, a
     game of Breakout stands still for 27,000 agent steps.
@@ -69,16 +69,15 @@ class StackedPolicy:
         self._newest[seat] = frame
         return int(self._actions[seat]) if self._unchanged[seat] >= self.network.spec.stack else None
 
-    def choose(self, seats: list[int]) -> npt.NDArray[np.int64]:
-        """Returns the greedy actions (seats,) for the newest stacks of some seats, `batch` at most."""
-        count = len(seats)
+    def choose(self, seats: list[int], rows: list[int]) -> npt.NDArray[np.int64]:
+        """Returns the greedy actions (seats,) for the newest stacks of some seats, each at a row of its own."""
         self._stage.wait()
-        self._places[:count] = seats
-        self._places[count:] = np.arange(len(self._newest) + count, len(self._newest) + self.batch)
-        for row, seat in enumerate(seats):
+        self._places[:] = np.arange(len(self._newest), len(self._newest) + self.batch)
+        self._places[rows] = seats
+        for row, seat in zip(rows, seats, strict=True):
             self._frames[row] = self._newest[seat]
         self._stage.send()
-        self.q_values[seats] = self.recorder.fetch(self._recorded())[:count]
+        self.q_values[seats] = self.recorder.fetch(self._recorded())[rows]
         self._actions[seats] = self.q_values[seats].argmax(1)
         return self._actions[seats]
 

@@ -82,7 +82,7 @@ class EachFrame:
     def see(self, seat, frame, *, begins):
         self._seen[seat] = frame, begins
 
-    def choose(self, seats):
+    def choose(self, seats, rows):
         frames, begins = zip(*(self._seen[seat] for seat in seats), strict=True)
         return self._choose(np.stack(frames), np.array(begins))
 

@@ -50,7 +50,7 @@ def games_played() -> Recorded:
         def see(self, seat: int, frame: npt.NDArray[np.uint8], *, begins: bool) -> None:
             self.seen[seat], self.new[seat] = frame, begins
 
-        def choose(self, seats: list[int]) -> npt.NDArray[np.int64]:
+        def choose(self, seats: list[int], rows: list[int]) -> npt.NDArray[np.int64]:
             frames.append(self.seen.copy())
             begins.append(self.new.copy())
             stack = np.concatenate((stacks[-1][:, 1:], self.seen[:, None]), 1)
@@ -93,7 +93,7 @@ def test_onnxruntime_and_mlflow_choose_the_actions_of_evaluation_on_1000_stacks(
     for frames, begins in zip(games_played.frames, games_played.begins, strict=True):
         known = [policy.see(seat, frames[seat], begins=bool(begins[seat])) for seat in range(4)]
         asked = [seat for seat in range(4) if known[seat] is None]
-        actions_now = policy.choose(asked) if asked else []
+        actions_now = policy.choose(asked, asked) if asked else []
         answered = dict(zip(asked, actions_now, strict=True))
         wanted = np.append(wanted, [answered.get(seat, known[seat]) for seat in range(4)]).astype(np.int64)
     assert np.bincount(wanted, minlength=actions).max() < 900

@@ -20,10 +20,13 @@ def untrained(variant="trl-10x", actions=4, seed=0):
 
 @torch.no_grad()
 def in_step(network, game, *, episodes, seed, epsilon):
-    """Evaluation at its plainest: games side by side, a pass over all their stacks at each step, all to the end."""
+    """Evaluation at its plainest: games side by side, a pass over all their stacks at each step, all to the end.
+
+    Every 16th game has the same place.
+    """
     count = min(16, episodes)
     env = make_vector_env(game, count, threads=1)
-    places, queue, results = list(range(count)), iter(range(count, episodes)), {}
+    places, results = list(range(count)), {}
     explorers = [np.random.default_rng((seed, k)) for k in places]
     scores, steps, begins = np.zeros(count), np.zeros(count, dtype=int), np.ones(count, dtype=bool)
     seen = env.reset(seed=np.array([game_seed(seed, k) for k in places]))[0]
@@ -42,7 +45,7 @@ def in_step(network, game, *, episodes, seed, epsilon):
         for place in np.flatnonzero(begins).tolist():
             if places[place] < episodes:
                 results[places[place]] = Episode(float(scores[place]), int(steps[place]))
-            places[place] = next(queue, 10**6 + places[place])
+            places[place] += count
             explorers[place] = np.random.default_rng((seed, places[place]))
             scores[place] = steps[place] = 0
         if begins.any():
@@ -74,22 +77,22 @@ def test_more_games_than_a_pass_has_rows_are_those_of_all_stacks_in_one_pass(var
 
 
 @pytest.mark.parametrize("variant", ["rainbow", "trl-5x", "scattering", "pong-dqn"])
-def test_a_row_s_values_depend_neither_on_its_place_nor_on_other_rows(variant):
+def test_a_row_s_values_depend_neither_on_its_seat_nor_on_other_rows(variant):
     network = untrained(variant, 6)
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (16, 84, 84), dtype=np.uint8)
-    policies = {seats: StackedPolicy(network, seats) for seats in (16, 40)}
-    given = {}
-    for seats, policy in policies.items():
-        order = rng.permutation(16)
-        for game in range(16):
-            assert policy.see(game, frames[game], begins=True) is None
-        for some in np.split(order, [16] if seats == 16 else [5, 6, 13]):
+    given = np.zeros((2, 16, 6), np.float32)
+    for part, sizes in enumerate(([16], [5, 6, 13, 15])):
+        policy = StackedPolicy(network, 40)
+        for some in np.split(rng.permutation(16), sizes):
+            seats = rng.choice(40, len(some), replace=False)
+            for seat, row in zip(seats.tolist(), some.tolist(), strict=True):
+                assert policy.see(seat, frames[row], begins=True) is None
             if len(some):
-                policy.choose(some.tolist())
-        given[seats] = policy.q_values[:16]
-    assert np.array_equal(given[16], given[40])
-    assert len(np.unique(given[16], axis=0)) == 16
+                policy.choose(seats.tolist(), some.tolist())
+                given[part, some] = policy.q_values[seats]
+    assert np.array_equal(*given)
+    assert len(np.unique(given[0], axis=0)) == 16
 
 
 def test_a_recorded_pass_plays_the_same_games_by_repeatable_operators():
@@ -115,7 +118,7 @@ def test_the_network_is_asked_only_where_a_frame_has_changed():
     for step, frame in enumerate(frames):
         before = len(asked)
         action = policy.see(1, frame.copy(), begins=step == 0)
-        given.append(policy.choose([1])[0] if action is None else action)
+        given.append(policy.choose([1], [0])[0] if action is None else action)
         fresh.append(len(asked) > before)
         stack = np.stack([frames[k] if k >= 0 else np.zeros_like(frame) for k in range(step - 3, step + 1)])
         with torch.no_grad():
@@ -132,13 +135,14 @@ class Still:
     batch = 16
 
     def __init__(self, moving):
-        self.moving, self.passes = moving, []
+        self.moving, self.passes, self.rows = moving, [], []
 
     def see(self, seat, frame, *, begins):
         return None if begins or seat in self.moving else 0
 
-    def choose(self, seats):
-        self.passes.append(seats)
+    def choose(self, seats, rows):
+        self.passes.append(sorted(seats))
+        self.rows.append(rows)
         return np.zeros(len(seats), dtype=np.int64)
 
 
@@ -154,12 +158,24 @@ def test_a_pass_that_is_not_full_waits_for_others_but_not_for_long():
     assert pairs > 0.8 * min(played[0].steps, played[1].steps)
 
 
+def test_every_game_keeps_its_row_and_no_pass_has_two_games_of_one():
+    policy = Still({0, 1, 2})
+    policy.batch = 2
+    games = EvaluationGames("breakout")
+    played = games.play(policy, episodes=7, seed=0, epsilon=1.0, at_once=3)
+    games.close()
+    assert all(len(set(rows)) == len(rows) for rows in policy.rows)
+    # Of seven games four have row 0, and three row 1, which are as many passes as those games have steps.
+    asked = [sum(row in rows for rows in policy.rows) for row in (0, 1)]
+    assert asked == [sum(game.steps for game in played[row::2]) for row in (0, 1)]
+
+
 def test_games_after_a_failure_are_those_of_a_fresh_start():
     class Fails(Still):
-        def choose(self, seats):
+        def choose(self, seats, rows):
             if len(self.passes) == 3:
                 raise KeyboardInterrupt
-            return super().choose(seats)
+            return super().choose(seats, rows)
 
     games, how = EvaluationGames("breakout"), {"episodes": 2, "seed": 1, "epsilon": 1.0}
     with pytest.raises(KeyboardInterrupt):

@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.overfitting import excess_of
 from tensorrl import games
 from tensorrl.analysis.table_formats import Table
-from tensorrl.analysis.texts import NOTHING
+from tensorrl.analysis.texts import NOTHING, three_digits
 from tensorrl.sweeps.store.cell_file import CellFile
 from tensorrl.sweeps.store.exchange import read_export
 from tensorrl.trial.settings import Settings
@@ -36,13 +37,17 @@ def table(data: Path) -> Table:
     return Table(
         "kfac-search",
         "The search: mean of the games at the end / mean of the nine games of the paper's protocol",
-        ["Settings", "Agent steps", "Updates", *(games.get(game).title for game in played), "Share of Adam's gain"],
-        [[*_cells(row, rows[row], played), _percent(shares[row])] for row in order],
+        [
+            *("Settings", "Agent steps", "Updates", *(games.get(game).title for game in played)),
+            *("Share of Adam's gain", "Over-fitting"),
+        ],
+        [[*_cells(row, rows[row], played), _percent(shares[row]), _excess(rows[row])] for row in order],
         notes=[
             f"Settings: changes to `{_BASE}` (Adam at 0.0001); `kfac_curvature_interval` is 25 in all of K-FAC's. "
             "(n): the mean of n seeds, else one seed. Share: (score − random) / (Adam's mean score − random), by the "
             "mean of all games that a trial played, then the mean over games; ±: its standard error, by how far "
-            "seeds of one game differ.",
+            "seeds of one game differ. Over-fitting: loss on transitions not sampled yet − on sampled ones beside "
+            "them, last 40 % of the agent steps, mean over games.",
         ],
     )
 
@@ -79,6 +84,18 @@ def _share(
         shares.append(statistics.fmean(own))
         variance += statistics.variance(own) / len(own) if len(own) > 1 else math.nan
     return (statistics.fmean(shares), math.sqrt(variance) / len(shares)) if shares else None
+
+
+def _excess(cells: Mapping[str, Sequence[CellFile]]) -> str:
+    """The mean over games of the excess loss of trials that report it."""
+    found = [[_excess_of(cell) for cell in each] for each in cells.values()]
+    means = [statistics.fmean(known) for each in found if (known := [value for value in each if value is not None])]
+    return three_digits(statistics.fmean(means)) if means else NOTHING
+
+
+def _excess_of(cell: CellFile) -> float | None:
+    lines = [dict(zip(cell.columns, row, strict=False)) for row in cell.progress]
+    return excess_of(lines, int(cell.trial["steps"]))
 
 
 def _mean(cell: CellFile) -> float:

@@ -7,8 +7,9 @@ Every report of a trial has `loss_held_out`, the loss on transitions that no upd
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tensorrl import games
 from tensorrl.analysis.records import SweepRecord
@@ -44,7 +45,12 @@ def table(record: SweepRecord) -> Table | None:
 
 def excess(run: Path, steps: int) -> float | None:
     """Mean excess of the held-out loss over that beside it, in the reports after 60 % of a run's agent steps."""
-    late = [line for line in read_progress(run) if line["agent_steps"] > _BEGIN * steps]
+    return excess_of(read_progress(run), steps)
+
+
+def excess_of(lines: Sequence[Mapping[str, Any]], steps: int) -> float | None:
+    """Returns `excess` of the lines of progress of a run."""
+    late = [line for line in lines if line["agent_steps"] > _BEGIN * steps]
     pairs = [(line.get("loss_held_out"), line.get("loss_beside_held_out")) for line in late]
     found = [held_out - beside for held_out, beside in pairs if held_out is not None and beside is not None]
     return statistics.fmean(found) if found else None

@@ -14,6 +14,7 @@ from tensorrl.sweeps.store.exchange import export
 from tensorrl.trial.variants import resolve
 
 DOCS = Path(__file__).parents[2] / "docs"
+AGENTS = "trl-5x", "kfac-trl-5x"
 
 
 @pytest.mark.parametrize(
@@ -35,8 +36,13 @@ def test_a_row_is_named_by_what_it_changes(variant: str, changes: dict[str, obje
     assert label(resolve(variant, overrides).model_dump(mode="json")) == said
 
 
-def rows_of(folder: Path, scores: dict[str, dict[int, int]]) -> list[list[str]]:
-    """Rows for scores by `<game>-<variant>` and seed. Random agents score 1,598 in Krull and 52 in Kangaroo."""
+def rows_of(
+    folder: Path, scores: dict[str, dict[int, int]], held_out: dict[str, dict[int, float]] | None = None
+) -> list[list[str]]:
+    """Rows for scores by `<game>-<variant>` and seed. Random agents score 1,598 in Krull and 52 in Kangaroo.
+
+    `held_out` are losses beside which those of sampled transitions are 1.
+    """
     seeds = sorted(next(iter(scores.values())))
     played = sorted({name.partition("-")[0] for name in scores})
     make_sweep(folder / "runs", "search", played, {"trl-5x": 1.0, "kfac-trl-5x": 1.0}, seeds)
@@ -51,6 +57,11 @@ def rows_of(folder: Path, scores: dict[str, dict[int, int]]) -> list[list[str]]:
             "final_score": score,
         }
         path.write_text(json.dumps(result))
+        run = path.parent.name.partition("-seed")[0]
+        if held_out:
+            loss = held_out[run][result["seed"]]
+            line = {"agent_steps": 100_000, "episodes": 1, "loss_held_out": loss, "loss_beside_held_out": 1.0}
+            (path.parent / "progress.jsonl").write_text(json.dumps(line) + "\n")
     export("search", folder / "data", store=folder / "runs")
     return table(folder / "data").rows
 
@@ -59,16 +70,28 @@ def test_gains_over_a_random_agent_are_beside_adam_s_on_games_that_both_have(tmp
     scores = {"krull-trl-5x": 2_598, "kangaroo-trl-5x": 152, "krull-kfac-trl-5x": 2_098, "kangaroo-kfac-trl-5x": 252}
     first, second = rows_of(tmp_path, {name: {1000: score} for name, score in scores.items()})
     assert first[0].startswith("K-FAC, learning_rate=")
-    assert first[3:] == ["252 / 252", "2,098 / 2,098", "125%"]
-    assert (second[0], second[3:]) == ("Adam", ["152 / 152", "2,598 / 2,598", "100%"])
+    assert first[3:] == ["252 / 252", "2,098 / 2,098", "125%", "–"]
+    assert (second[0], second[3:]) == ("Adam", ["152 / 152", "2,598 / 2,598", "100%", "–"])
 
 
 def test_two_seeds_give_a_standard_error(tmp_path: Path) -> None:
     adam, kfac = {1000: 2_398, 1001: 2_798}, {1000: 2_098, 1001: 2_298}
     first, second = rows_of(tmp_path, {"krull-trl-5x": adam, "krull-kfac-trl-5x": kfac})
     # Gains of 0.8 and 1.2 of Adam's mean of 1,000, and of 0.5 and 0.7: half their distance each.
-    assert (first[0], first[-1]) == ("Adam", "100% ± 20%")
-    assert second[-2:] == ["2,198 / 2,198 (2)", "60% ± 10%"]
+    assert (first[0], first[-2]) == ("Adam", "100% ± 20%")
+    assert second[-3:-1] == ["2,198 / 2,198 (2)", "60% ± 10%"]
+
+
+def test_over_fitting_is_the_mean_over_games_of_the_means_over_seeds(tmp_path: Path) -> None:
+    scores = {f"{game}-{variant}": {1000: 2_000, 1001: 2_000} for game in ("krull", "kangaroo") for variant in AGENTS}
+    held_out = {
+        "krull-trl-5x": {1000: 1.0, 1001: 1.25},
+        "kangaroo-trl-5x": {1000: 0.5, 1001: 0.75},
+        "krull-kfac-trl-5x": {1000: 1.5, 1001: 2.5},
+        "kangaroo-kfac-trl-5x": {1000: 1.25, 1001: 1.75},
+    }
+    found = {row[0].partition(",")[0]: row[-1] for row in rows_of(tmp_path, scores, held_out)}
+    assert found == {"Adam": "−0.125", "K-FAC": "0.750"}
 
 
 def test_the_committed_table_is_what_the_committed_data_make() -> None:

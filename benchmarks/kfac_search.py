@@ -61,11 +61,11 @@ def label(settings: Mapping[str, Any]) -> str:
         for name, value in settings.items()
         if name not in left_out and (value or None) != (plain.get(name) or None)
     }
-    if settings.get("optimizer", "adam") == "adam":
-        return ", ".join(["Adam", *(f"{name}={value:g}" for name, value in changed.items())])
-    changed = {"learning_rate": settings["learning_rate"], **changed}
-    shown = (name if value is True else f"{name.removeprefix('kfac_')}={value:g}" for name, value in changed.items())
-    return ", ".join(["K-FAC", *(each.removeprefix("kfac_") for each in shown)])
+    kfac = settings.get("optimizer", "adam") == "kfac"
+    if kfac:
+        changed = {"learning_rate": settings["learning_rate"], **changed}
+    shown = (name if value is True else f"{name}={value:g}" for name, value in changed.items())
+    return ", ".join(["K-FAC" if kfac else "Adam", *(each.removeprefix("kfac_") for each in shown)])
 
 
 def _scores(cell: CellFile) -> list[float]:

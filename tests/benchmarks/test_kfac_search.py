@@ -22,6 +22,11 @@ AGENTS = "trl-5x", "kfac-trl-5x"
     [
         ("trl-5x", {}, "Adam"),
         ("trl-5x", {"learning_rate": 3e-4, "update_interval": 2}, "Adam, learning_rate=0.0003, update_interval=2"),
+        (
+            "trl-5x",
+            {"weight_decay": 0.1, "decoupled_weight_decay": True},
+            "Adam, weight_decay=0.1, decoupled_weight_decay",
+        ),
         ("kfac-trl-5x", {"learning_rate": 1e-4}, "K-FAC, learning_rate=0.0001"),
         (
             "kfac-trl-5x",

@@ -41,13 +41,13 @@ def table(data: Path) -> Table:
             *("Settings", "Agent steps", "Updates", *(games.get(game).title for game in played)),
             *("Share of Adam's gain", "Over-fitting"),
         ],
-        [[*_cells(row, rows[row], played), _percent(shares[row]), _excess(rows[row])] for row in order],
+        [[*_cells(row, rows[row], played), _percent(shares[row]), _excess(rows[row], played)] for row in order],
         notes=[
             f"Settings: changes to `{_BASE}` (Adam at 0.0001); `kfac_curvature_interval` is 25 in all of K-FAC's. "
             "(n): the mean of n seeds, else one seed. Share: (score − random) / (Adam's mean score − random), by the "
             "mean of all games that a trial played, then the mean over games; ±: its standard error, by how far "
             "seeds of one game differ. Over-fitting: loss on transitions not sampled yet − on sampled ones beside "
-            "them, last 40 % of the agent steps, mean over games.",
+            "them, last 40 % of the agent steps: the mean over the row's games (each game, in the columns' order).",
         ],
     )
 
@@ -86,11 +86,15 @@ def _share(
     return (statistics.fmean(shares), math.sqrt(variance) / len(shares)) if shares else None
 
 
-def _excess(cells: Mapping[str, Sequence[CellFile]]) -> str:
-    """The mean over games of the excess loss of trials that report it."""
-    found = [[_excess_of(cell) for cell in each] for each in cells.values()]
-    means = [statistics.fmean(known) for each in found if (known := [value for value in each if value is not None])]
-    return three_digits(statistics.fmean(means)) if means else NOTHING
+def _excess(cells: Mapping[str, Sequence[CellFile]], played: Sequence[str]) -> str:
+    """The mean over games of the excess loss of trials that report it, and each game's."""
+    found = [[_excess_of(cell) for cell in cells.get(game, ())] for game in played]
+    known = [[value for value in each if value is not None] for each in found]
+    means = [statistics.fmean(each) if each else None for each in known]
+    if not any(known):
+        return NOTHING
+    overall = statistics.fmean(mean for mean in means if mean is not None)
+    return f"{three_digits(overall)} ({' / '.join(NOTHING if mean is None else three_digits(mean) for mean in means)})"
 
 
 def _excess_of(cell: CellFile) -> float | None:

@@ -96,7 +96,7 @@ def test_over_fitting_is_the_mean_over_games_of_the_means_over_seeds(tmp_path: P
         "kangaroo-kfac-trl-5x": {1000: 1.25, 1001: 1.75},
     }
     found = {row[0].partition(",")[0]: row[-1] for row in rows_of(tmp_path, scores, held_out)}
-    assert found == {"Adam": "−0.125", "K-FAC": "0.750"}
+    assert found == {"Adam": "−0.125 (−0.375 / 0.125)", "K-FAC": "0.750 (0.500 / 1.000)"}
 
 
 def test_the_committed_table_is_what_the_committed_data_make() -> None:
